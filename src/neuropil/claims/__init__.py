@@ -1,0 +1,1 @@
+"""Claims, one file a system: ``claims/<wing>/<slug>.py``. The catalogue names them; `neuropil run SLUG` runs them."""

@@ -1,0 +1,78 @@
+"""The command line. Commands are imported when they are called, so `neuropil list` never imports torch."""
+
+import errno
+import importlib
+import os
+import sys
+
+import click
+
+from neuropil import __version__
+from neuropil.errors import Refused, nearest
+
+COMMANDS = {
+    "list": ("catalogue", "All systems: which exist, which are planned, and what their claims came to."),
+    "show": ("catalogue", "One system: what it is, its parts, claims and evidence."),
+    "cite": ("catalogue", "How to cite a system."),
+    "run": ("run", "Run a system's claims over several seeds and give the verdict."),
+    "check": ("check", "Run many claims, in parallel, resumably, and keep the evidence."),
+    "tour": ("tour", "One quick claim of every wing, and a report."),
+    "data": ("data", "The real data that claims run on: list, get, path."),
+    "report": ("report", "Write the HTML gallery of systems, claims and verdicts."),
+}
+
+
+class Lazy(click.Group):
+    """A group that knows its commands' names and imports only the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"neuropil.cli.{COMMANDS[name][0]}"), name.replace("-", "_") + "_")
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            raise Refused(f"command: unknown {args[0]!r}{nearest(args[0], COMMANDS)} (see `neuropil --help`)")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def neuropil() -> None:
+    """Published neural mechanisms as PyTorch parts, each with its paper's claim as a program."""
+
+
+def main() -> None:
+    """Run the command line: bad input, a full disk or Ctrl-C end in one clear line and exit code 2."""
+    try:
+        code = neuropil.main(prog_name="neuropil", standalone_mode=False)
+        sys.stdout.flush()
+    except Refused as refused:
+        _stop(str(refused))
+    except click.exceptions.NoArgsIsHelpError as bare:
+        click.echo(bare.format_message())
+        code = 0
+    except click.ClickException as error:
+        _stop(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        _stop("interrupted; everything finished so far is kept, run the same command again to go on")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        _stop(f"cannot write {error.filename or 'a file'}: {error.strerror}; nothing was half-written")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(line: str) -> None:
+    click.echo("neuropil: " + " ".join(line.split()), err=True)
+    sys.exit(2)

@@ -1,0 +1,1 @@
+"""Associative memories on one retrieval core, `lookup(similarity, separation)`."""

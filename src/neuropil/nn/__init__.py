@@ -1,0 +1,1 @@
+"""Shared building blocks of networks: attention, MLP, recording hooks. Import the module you want."""

@@ -1,0 +1,1 @@
+"""Training: one `fit` loop with checkpoints that resume bit-equal."""
