@@ -11,6 +11,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from neuropil.errors import Refused, nearest
 
@@ -35,6 +36,7 @@ class System:
     aliases: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
+    tour: str = ""
 
     @property
     def exists(self) -> bool:
@@ -69,7 +71,7 @@ class System:
 def systems() -> tuple[System, ...]:
     """All systems, by number."""
     text = resources.files(__name__).joinpath("systems.toml").read_text(encoding="utf-8")
-    rows = tomllib.loads(text)["system"]
+    rows: list[dict[str, Any]] = tomllib.loads(text)["system"]
     return tuple(System(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows)
 
 

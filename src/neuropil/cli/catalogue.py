@@ -44,7 +44,14 @@ def list_(wing: str | None, existing: bool, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, style in (("no", "dim"), ("slug", ""), ("wing", "dim"), ("system", ""), ("verdict", ""), ("measured", "dim")):
+    for name, style in (
+        ("no", "dim"),
+        ("slug", ""),
+        ("wing", "dim"),
+        ("system", ""),
+        ("verdict", ""),
+        ("measured", "dim"),
+    ):
         table.add_column(name, style=style, no_wrap=name != "system", overflow="ellipsis")
     for system, row in zip(chosen, rows, strict=True):
         state = verdict_text(row["verdict"]) if system.exists else Text("planned", style="dim")
@@ -86,8 +93,13 @@ def show_(slug: str, as_json: bool) -> None:
         console.print(line)
         if e:
             console.print(f"    {e.facts['sentence']}", highlight=False)
-            stale = "" if len(e.fresh(evidence.fingerprint(system))) == len(e.rows) else " [yellow]stale: the code has changed since[/]"
-            console.print(f"    {effect_words(e.facts)}; {e.facts['budget']}, {len(e.rows)} seeds, {e.measured}{stale}", style="dim")
+            stale = (
+                "" if len(e.fresh(evidence.fingerprint(system))) == len(e.rows) else " [yellow]stale: the code has changed since[/]"
+            )
+            console.print(
+                f"    {effect_words(e.facts)}; {e.facts['budget']}, {len(e.rows)} seeds, {e.measured}{stale}",
+                style="dim",
+            )
     console.print(f"\n[bold]Run it[/bold]\n  neuropil run {system.slug}\n\n[bold]Cite it[/bold]\n{system.cite()}", highlight=False)
 
 

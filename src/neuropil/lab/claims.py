@@ -68,8 +68,7 @@ def load(system: System) -> dict[str, Claim]:
     if not system.claims:
         raise Refused(f"SLUG: {system.slug} has no claims yet; it is planned (see `neuropil list`)")
     module = importlib.import_module(system.module)
-    found = {c.name: c for c in vars(module).values() if isinstance(c, Claim) and c.system == system.slug}
-    return found
+    return {c.name: c for c in vars(module).values() if isinstance(c, Claim) and c.system == system.slug}
 
 
 def select(target: str) -> list[Claim]:
