@@ -72,7 +72,11 @@ def systems() -> tuple[System, ...]:
     """All systems, by number."""
     text = resources.files(__name__).joinpath("systems.toml").read_text(encoding="utf-8")
     rows: list[dict[str, Any]] = tomllib.loads(text)["system"]
-    return tuple(System(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows)
+    return tuple(System(**_frozen(row)) for row in rows)
+
+
+def _frozen(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
 
 
 @functools.cache

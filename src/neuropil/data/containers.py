@@ -1,0 +1,65 @@
+"""What the loaders give: frozen containers of tensors whose shapes and units are in their types and docstrings."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images in [0, 1], dark to bright, grey (n, h, w) or colour (n, h, w, 3), and one class per image.
+
+    >>> import torch
+    >>> len(Images(torch.zeros(2, 8, 8), torch.tensor([0, 1])))
+    2
+    """
+
+    pixels: Float[Tensor, "n h w"] | Float[Tensor, "n h w 3"]
+    labels: Int[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials of several channels in the recorder's units, one class per trial, `rate` in Hz; `classes` names the labels."""
+
+    signals: Float[Tensor, "n c t"]
+    labels: Int[Tensor, " n"]
+    rate: float
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Bold:
+    """BOLD of s subjects and r regions, their connectivity (streamline counts) and fibre `lengths` in mm.
+
+    `tr`: seconds between two samples, None where the package does not state it.
+    """
+
+    signals: Float[Tensor, "s r t"]
+    structural: Float[Tensor, "s r r"]
+    lengths: Float[Tensor, "s r r"] | None
+    tr: float | None
+
+
+@dataclass(frozen=True)
+class SpikeTrain:
+    """Spike `times` in seconds (float64) and the `stimulus` that drove them, sampled at `rate` Hz from time 0."""
+
+    times: Float[Tensor, " spikes"]
+    stimulus: Float[Tensor, " t"]
+    rate: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """One time series and what it is."""
+
+    values: Float[Tensor, " t"]
+    about: str

@@ -1,0 +1,49 @@
+"""The multilayer perceptron: ``x ← drop(φ(norm(W x + b)))`` per hidden layer, then one linear layer."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from neuropil.errors import Refused, choose
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "identity": nn.Identity,
+}
+
+
+class MLP(nn.Sequential):
+    """``W_L · φ(… φ(W_1 x + b_1)) + b_L`` with widths `sizes` = (in, hidden…, out).
+
+    `norm` puts a LayerNorm before each activation φ, `dropout` a dropout after it; the last layer is linear and bare.
+    O(Σ sizes_i sizes_{i+1}) parameters and time per row. Raises `Refused` for fewer than two sizes, an unknown activation,
+    or a dropout outside [0, 1).
+
+    >>> MLP([4, 16, 2], activation="tanh")
+    MLP(
+      (0): Linear(in_features=4, out_features=16, bias=True)
+      (1): Tanh()
+      (2): Linear(in_features=16, out_features=2, bias=True)
+    )
+    """
+
+    def __init__(self, sizes: Sequence[int], activation: str = "gelu", dropout: float = 0.0, norm: bool = False) -> None:
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise Refused(f"sizes: at least two positive widths (in, hidden…, out) are needed, got {list(sizes)}")
+        if not 0 <= dropout < 1:
+            raise Refused(f"dropout: must lie in [0, 1), got {dropout}")
+        phi = ACTIVATIONS[choose("activation", activation, ACTIVATIONS)]
+        layers: list[nn.Module] = []
+        for n, m in zip(sizes[:-2], sizes[1:-1], strict=True):
+            layers += [nn.Linear(n, m), *([nn.LayerNorm(m)] if norm else []), phi(), *([nn.Dropout(dropout)] if dropout else [])]
+        super().__init__(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+    def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        """Rows of `sizes[0]` features to rows of `sizes[-1]`."""
+        return super().forward(x)
