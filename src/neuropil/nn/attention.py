@@ -101,7 +101,7 @@ class AttentionPool(nn.Module):
             score = score.masked_fill(~_members(x, mask)[:, None], float("-inf"))
         return score.softmax(-1)
 
-    def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b heads*d"]:
+    def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b m"]:
         """The pooled bags; elements where `mask` is False have no influence, unless they are not finite."""
         return (self.weights(x, mask) @ x).flatten(1)
 
