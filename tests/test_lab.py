@@ -28,7 +28,7 @@ CLAIMS = [c for s in catalog.systems() if s.claims for c in load(s).values()]
         (Less(by=0.1), [0.1, 0.1, 0.12], [0.5, 0.5, 0.5], "holds"),
         (Less(than=0.15), [0.2, 0.2, 0.21], [0.0, 0.0, 0.0], "fails"),
         (Ratio(at_most=0.1), [1e-3, 2e-3, 1e-3], [0.5, 0.4, 0.5], "holds"),
-        (Ratio(at_least=2), [1.0, 1.1, 1.0], [1.0, 1.0, 1.0], "fails"),
+        (Ratio(at_least=2.0), [1.0, 1.1, 1.0], [1.0, 1.0, 1.0], "fails"),
         (Close(within=0.01), [0.5, 0.501, 0.5], [0.5, 0.5, 0.502], "holds"),
         (Close(within=0.01), [0.6, 0.601, 0.6], [0.5, 0.5, 0.502], "fails"),
     ],

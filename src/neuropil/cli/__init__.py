@@ -17,8 +17,6 @@ COMMANDS = {
     "run": ("run", "Run a system's claims over several seeds and give the verdict."),
     "check": ("check", "Run many claims, in parallel, resumably, and keep the evidence."),
     "tour": ("tour", "One quick claim of every wing, and a report."),
-    "data": ("data", "The real data that claims run on: list, get, path."),
-    "report": ("report", "Write the HTML gallery of systems, claims and verdicts."),
 }
 
 

@@ -18,7 +18,7 @@ _LAZY = {
     **dict.fromkeys(("idx", "image_folder"), "readers"),
 }
 
-__all__ = ["Source", "path", "source", "sources", *_LAZY]  # noqa: PLE0604
+__all__ = ["Source", "path", "source", "sources", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:

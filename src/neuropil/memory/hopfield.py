@@ -17,7 +17,9 @@ from neuropil.errors import Refused
 from neuropil.memory.lookup import Softmax, lookup
 
 
-def retrieve(query: Float[Tensor, "*b d"], patterns: Float[Tensor, "m d"], beta: float = 1.0, steps: int = 1) -> Float[Tensor, "*b d"]:
+def retrieve(
+    query: Float[Tensor, "*b d"], patterns: Float[Tensor, "m d"], beta: float = 1.0, steps: int = 1
+) -> Float[Tensor, "*b d"]:
     """Modern Hopfield update ``ξ ← X softmax(β Xᵀξ)``, `steps` times (eq. 3). Time O(steps·b·m·d), memory O(b·d + m·d).
 
     Raises `Refused` for NaN, integers, other widths, ``beta`` not positive or ``steps`` below 1.

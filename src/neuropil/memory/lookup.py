@@ -89,7 +89,7 @@ def lookup(
     values: Float[Tensor, "m v"] | None = None,
     *,
     similarity: str = "dot",
-    separation: Separation = Softmax(),  # noqa: B008  (frozen)
+    separation: Separation = Softmax(),
     block: int = 2**24,
 ) -> Float[Tensor, "*b v"]:
     """Read `values` (default: the keys) at `query`.

@@ -1,7 +1,7 @@
 """Softmax attention in three uses: read-out (`attend`), learned heads (`MultiHead`), pooling of a bag (`AttentionPool`).
 
-    attend(Q, K, V) = softmax(β Q Kᵀ) V                        β = 1/√d unless given
-    pool(h)         = Σᵢ aᵢ hᵢ,   a = softmax(wᵀ tanh(V h))    Ilse, Tomczak & Welling 2018, arXiv:1802.04712, eq. 7–8
+attend(Q, K, V) = softmax(β Q Kᵀ) V                        β = 1/√d unless given
+pool(h)         = Σᵢ aᵢ hᵢ,   a = softmax(wᵀ tanh(V h))    Ilse, Tomczak & Welling 2018, arXiv:1802.04712, eq. 7–8
 """
 
 import torch

@@ -29,7 +29,10 @@ def recording(model: nn.Module, *names: str) -> Iterator[dict[str, list[Any]]]:
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules:
-            hint = nearest(name, modules) or f" (allowed: {', '.join(sorted(filter(None, modules))) or 'the model itself, as an empty name'})"
+            hint = (
+                nearest(name, modules)
+                or f" (allowed: {', '.join(sorted(filter(None, modules))) or 'the model itself, as an empty name'})"
+            )
             raise Refused(f"names: the model has no submodule {name!r}{hint}")
     record: dict[str, list[Any]] = {name: [] for name in names}
 

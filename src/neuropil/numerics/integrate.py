@@ -1,6 +1,6 @@
 """Fixed-step integrators: explicit Runge–Kutta for dy = f dt, Euler–Maruyama and Heun for dy = f dt + g dW.
 
-    kᵢ = f(t + cᵢ h,  y + h Σⱼ aᵢⱼ kⱼ),     y ← y + h Σᵢ bᵢ kᵢ          (Butcher table c | a | b)
+kᵢ = f(t + cᵢ h,  y + h Σⱼ aᵢⱼ kⱼ),     y ← y + h Σᵢ bᵢ kᵢ          (Butcher table c | a | b)
 """
 
 from collections.abc import Callable
@@ -29,9 +29,7 @@ TABLES = {
     "euler": Butcher(c=(0,), a=((),), b=(1,), order=1),
     "midpoint": Butcher(c=(0, 1 / 2), a=((), (1 / 2,)), b=(0, 1), order=2),
     "heun": Butcher(c=(0, 1), a=((), (1,)), b=(1 / 2, 1 / 2), order=2),
-    "rk4": Butcher(
-        c=(0, 1 / 2, 1 / 2, 1), a=((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4
-    ),
+    "rk4": Butcher(c=(0, 1 / 2, 1 / 2, 1), a=((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4),
 }
 
 
@@ -131,4 +129,6 @@ def _check(times: Tensor, substeps: int, backwards: bool) -> None:
         raise Refused(f"substeps: must be at least 1, got {substeps}")
     gaps = times.diff()
     if not (bool((gaps > 0).all()) or (backwards and bool((gaps < 0).all()))):
-        raise Refused(f"times: must {'rise or fall' if backwards else 'rise'} strictly, got {times.tolist()[:6]}{'…' if len(times) > 6 else ''}")
+        raise Refused(
+            f"times: must {'rise or fall' if backwards else 'rise'} strictly, got {times.tolist()[:6]}{'…' if len(times) > 6 else ''}"
+        )

@@ -1,8 +1,8 @@
 """Checkpoints without pickle: a directory per step, moved into place whole, hashed, the newest two kept.
 
-    folder/step-00000100/model.safetensors    the model's state_dict
-                         state.safetensors    every other tensor: optimizer, random generators, losses
-                         state.json           what those tensors are, and the SHA-256 of both files
+folder/step-00000100/model.safetensors    the model's state_dict
+                     state.safetensors    every other tensor: optimizer, random generators, losses
+                     state.json           what those tensors are, and the SHA-256 of both files
 """
 
 import math
