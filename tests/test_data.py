@@ -1,6 +1,7 @@
 """The data sources: what is fetched is what was published, or the user is told in one line why not."""
 
 import gzip
+import importlib
 import json
 import os
 import struct
@@ -16,10 +17,11 @@ from PIL import Image
 
 from neuropil import data
 from neuropil.cli.data import data_
-from neuropil.data import sources as module
 from neuropil.data.loaders import parse_ts
 from neuropil.errors import Refused
 from neuropil.files import sha256
+
+module = importlib.import_module("neuropil.data.sources")  # `data.sources` is the function
 
 CONTENT = {"a.txt": b"alpha" * 1000, "deep/b.txt": b"beta" * 1000}
 # Stands for `pip download`: copies a wheel to --dest and counts its calls.
@@ -98,7 +100,7 @@ def test_a_broken_wheel_is_refused(shop, wheel):
         serve(shop, {"other.txt": b""})
     else:
         (shop / "fakedata-1.0-py3-none-any.whl").write_bytes(wheel)
-    with pytest.raises(Refused, match="is not the wheel of neuropil-no-such-package==1.0"):
+    with pytest.raises(Refused, match="is not the wheel of neuropil-no-such-package=="):
         data.path("fake")
 
 
@@ -139,8 +141,8 @@ def test_offline_is_one_line_that_names_the_package_and_the_way_out(shop, tmp_pa
 
 
 ASK = """
-import sys
-from neuropil.data import sources as module
+import importlib, sys
+module = importlib.import_module("neuropil.data.sources")
 module.PIP = tuple(sys.argv[1:4])
 module.sources = lambda: {"fake": module.Source("fake", "", "neuropil-no-such-package", "1.0", "", "", "fakedata/data", MEMBERS)}
 print(module.path("fake", "a.txt"))

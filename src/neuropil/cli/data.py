@@ -1,6 +1,7 @@
 """`neuropil data`: which data sets there are, fetching them, and where their files lie. None of it imports torch."""
 
 import json
+from typing import Any
 
 import click
 from rich.console import Console
@@ -20,7 +21,7 @@ def data_() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Rows as JSON.")
 def list_(as_json: bool) -> None:
     """All data sets: what they are, where they come from, and whether they are on this machine."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": source.name,
             "about": source.about,

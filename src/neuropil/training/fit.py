@@ -114,6 +114,7 @@ def fit(
       The same call on a folder that has some goes on from the newest sound one: bit-equal on the CPU, dropout included, as
       long as randomness comes from the global generators of torch, numpy or Python.
     - ``report(what, fraction)`` is called after each step; without it, a progress bar shows where stderr is a terminal.
+      A KeyboardInterrupt that it raises also leaves a checkpoint; one raised inside `loss` or `batches` does not.
 
     Raises `Refused` for bad arguments, a loss that is not a finite scalar (by step), or checkpoints that are all corrupt or of
     another model. Costs one forward, one backward and one device synchronisation (the loss) a step.
@@ -180,7 +181,11 @@ def fit(
                     save()
                 if stop:
                     raise KeyboardInterrupt
-                tell(f"step {step + 1}/{steps}  loss {mean:.4g}", (step + 1) / steps)
+                try:
+                    tell(f"step {step + 1}/{steps}  loss {mean:.4g}", (step + 1) / steps)
+                except KeyboardInterrupt:  # a front end's way to stop: this, too, is a step boundary
+                    save()
+                    raise
     finally:
         model.train(was_training)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -333,6 +338,8 @@ def _interrupts() -> Iterator[list[int]]:
         yield seen
     finally:
         signal.signal(signal.SIGINT, before)
+    if seen:  # it came after the last step
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
