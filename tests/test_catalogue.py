@@ -90,7 +90,8 @@ def test_imports_only_point_down(path):
 
 
 def test_import_and_list_do_not_import_torch():
-    code = "import sys, neuropil.cli.catalogue as c; c.list_.main(['--json'], standalone_mode=False); assert 'torch' not in sys.modules"
+    listing = "import sys, neuropil.cli.catalogue as c; c.list_.main(['--json'], standalone_mode=False)"
+    code = f"{listing}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
 
 

@@ -29,7 +29,9 @@ def test_order_where_only_time_counts(method):
 
     def miss(steps: int) -> float:
         times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        return abs(float(odeint(lambda t, y: t.cos().expand_as(y), torch.zeros(1, dtype=torch.float64), times, method)[-1]) - math.sin(1))
+        return abs(
+            float(odeint(lambda t, y: t.cos().expand_as(y), torch.zeros(1, dtype=torch.float64), times, method)[-1]) - math.sin(1)
+        )
 
     assert math.log2(miss(10) / miss(20)) == pytest.approx(TABLES[method].order, abs=0.15)
 

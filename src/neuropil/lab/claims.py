@@ -1,6 +1,5 @@
 """Claims: one sentence of a paper made executable, found through the catalogue."""
 
-import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -27,7 +26,7 @@ class Claim:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.run.__name__.replace("_", "-"))
-        functools.update_wrapper(self, self.run)
+        object.__setattr__(self, "__doc__", self.run.__doc__)
         if not inspect.getdoc(self.run):
             raise Refused(f"claim {self.system}/{self.name}: the docstring must say the claim in words")
 
