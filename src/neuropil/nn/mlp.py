@@ -1,5 +1,6 @@
 """The multilayer perceptron: ``x ← drop(φ(norm(W x + b)))`` per hidden layer, then one linear layer."""
 
+import itertools
 from collections.abc import Sequence
 
 from jaxtyping import Float
@@ -40,7 +41,7 @@ class MLP(nn.Sequential):
             raise Refused(f"dropout: must lie in [0, 1), got {dropout}")
         phi = ACTIVATIONS[choose("activation", activation, ACTIVATIONS)]
         layers: list[nn.Module] = []
-        for n, m in zip(sizes[:-2], sizes[1:-1], strict=True):
+        for n, m in itertools.pairwise(sizes[:-1]):
             layers += [nn.Linear(n, m), *([nn.LayerNorm(m)] if norm else []), phi(), *([nn.Dropout(dropout)] if dropout else [])]
         super().__init__(*layers, nn.Linear(sizes[-2], sizes[-1]))
 

@@ -3,6 +3,7 @@
 kᵢ = f(t + cᵢ h,  y + h Σⱼ aᵢⱼ kⱼ),     y ← y + h Σᵢ bᵢ kᵢ          (Butcher table c | a | b)
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,7 +31,10 @@ TABLES = {
     "midpoint": Butcher(c=(0.0, 1 / 2), a=((), (1 / 2,)), b=(0.0, 1.0), order=2),
     "heun": Butcher(c=(0.0, 1.0), a=((), (1.0,)), b=(1 / 2, 1 / 2), order=2),
     "rk4": Butcher(
-        c=(0.0, 1 / 2, 1 / 2, 1.0), a=((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4
+        c=(0.0, 1 / 2, 1 / 2, 1.0),
+        a=((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
+        b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
+        order=4,
     ),
 }
 
@@ -69,7 +73,7 @@ def sdeint(
     method: str = "euler_maruyama",
     substeps: int = 1,
 ) -> Float[Tensor, "t *shape"]:
-    """One path, at `times`, of ``dy = drift(t, y) dt + diffusion(t, y) dW`` with one independent W per element of y (diagonal noise).
+    """One path, at `times`, of ``dy = drift(t, y) dt + diffusion(t, y) dW``, one independent W for each element of y.
 
     - ``euler_maruyama``: ``y ← y + f h + g ΔW`` solves the Itô equation.
     - ``heun_stratonovich``: ``ŷ = y + f h + g ΔW; y ← y + (f + f̂) h/2 + (g + ĝ) ΔW/2`` solves the Stratonovich equation.
@@ -104,7 +108,7 @@ def _integrate(step: Callable[[Tensor, Tensor, Tensor], Tensor], y0: Tensor, tim
     """y0 and the y after each interval, stacked."""
     times = times.to(y0.device, y0.dtype)
     path = [y0]
-    for start, end in zip(times[:-1], times[1:], strict=True):
+    for start, end in itertools.pairwise(times):
         y, h = path[-1], (end - start) / substeps
         for i in range(substeps):
             y = step(start + i * h, h, y)
@@ -131,6 +135,4 @@ def _check(times: Tensor, substeps: int, backwards: bool) -> None:
         raise Refused(f"substeps: must be at least 1, got {substeps}")
     gaps = times.diff()
     if not (bool((gaps > 0).all()) or (backwards and bool((gaps < 0).all()))):
-        raise Refused(
-            f"times: must {'rise or fall' if backwards else 'rise'} strictly, got {times.tolist()[:6]}{'…' if len(times) > 6 else ''}"
-        )
+        raise Refused(f"times: must {'rise or fall' if backwards else 'rise'} strictly, got {times.tolist()[:6]}")

@@ -33,7 +33,7 @@ class Bar:
 def number(value: float | int | None) -> str:
     """Four digits, in the shortest form, with a true minus sign.
 
-    >>> number(-0.012345), number(3), number(None)
+    >>> number(-0.012344), number(3), number(None)
     ('−0.01234', '3', '')
     """
     return "" if value is None else f"{value:.4g}".replace("-", "−")

@@ -143,7 +143,7 @@ def view(system: System) -> SystemView:
 
 def _claim(system: System, name: str, docstring: str) -> ClaimView:
     sentence, *details = [" ".join(part.split()) for part in docstring.split("\n\n")]
-    warnings = []
+    warnings: list[str] = []
     for budget in ("full", "quick"):
         path = evidence.path_of(system.slug, name, budget)
         blank = ClaimView(name, sentence, details)

@@ -68,8 +68,8 @@ def one_update_recalls_random_patterns(trial: Trial) -> Outcome:
 def one_update_recalls_digits(trial: Trial) -> Outcome:
     """One update recalls a half-masked MNIST digit from 1,000 stored ones; the binary Hopfield net of the same size does not.
 
-    Digits are binarised to ±1 so that both nets store the same patterns; the lower half of the cue is 0 (unknown) for both. β = 1/4;
-    the error is the share of hidden pixels whose sign is wrong. The binary net settles for up to 10 asynchronous sweeps.
+    Digits are binarised to ±1 so that both nets store the same patterns; the lower half of the cue is 0 (unknown) for both.
+    β = 1/4; the error is the share of hidden pixels whose sign is wrong. The binary net settles for up to 10 asynchronous sweeps.
     """
     n, cues = trial.pick(smoke=50, quick=1_000, full=1_000), trial.pick(smoke=2, quick=20, full=200)
     images = data.digits("mnist").pixels
