@@ -99,48 +99,44 @@ class Hopfield(nn.Module):
         mask: Bool[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b n z"]:
         """What `state` calls up from `stored`; `mask` is True where a stored pattern is there (a padded place is False)."""
-        if self.connected and values is not None:
-            raise Refused("values: connected values are read from the keys, give none")
-        values = stored if values is None else values
-        if self.projects:
-            q, stored = self.query(self.norm_state(state)), self.norm_stored(stored)
-            k = self.key(stored)
-            v = self.value(k if self.connected else self.norm_value(values))
-            q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # b heads n hidden
-        else:
-            if state.shape[-1] != stored.shape[-1]:
-                raise Refused(f"state, stored: without projection both need one width, got {state.shape[-1]} and {stored.shape[-1]}")
-            q, k, v = (x.unsqueeze(1) for x in (state, stored, values))
-        read = self._recall(q, k, v, mask).transpose(1, 2).flatten(2)
+        read = self._recall(*self._project(state, stored, values), mask, self.dropout if self.training else 0.0)
+        read = read.transpose(1, 2).flatten(2)
         return self.out(read) if self.projects else read
-
-    def _recall(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        beta = self.beta[:, None, None]
-        allowed = None if mask is None else _members(mask, k)[:, None, None]
-        for _ in range(self.steps - 1):
-            new = scaled_dot_product_attention((beta * q).to(k.dtype), k, k, attn_mask=allowed, scale=1.0)
-            still = (new - q).norm(dim=-1, keepdim=True) > self.tol
-            q = torch.where(still, new, q)
-            if self.tol and not torch.compiler.is_compiling() and not bool(still.any()):
-                break
-        dropout = self.dropout if self.training else 0.0
-        return scaled_dot_product_attention((beta * q).to(k.dtype), k, v, attn_mask=allowed, dropout_p=dropout, scale=1.0)
 
     def associations(
         self, state: Float[Tensor, "b n r"], stored: Float[Tensor, "b m y"], mask: Bool[Tensor, "b m"] | None = None
     ) -> Float[Tensor, "b heads n m"]:
-        """The associations ``softmax(β q kᵀ)`` of the last update (no dropout): what `mass_count` reads. Memory O(b·heads·n·m)."""
-        kept, self.dropout = self.dropout, 0.0
-        try:
-            if self.projects:
-                q, k = self.query(self.norm_state(state)), self.key(self.norm_stored(stored))
-                q, k = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k))
-            else:
-                q, k = state.unsqueeze(1), stored.unsqueeze(1)
-            one_hot = torch.eye(k.shape[-2], dtype=k.dtype, device=k.device).expand(*k.shape[:2], -1, -1)
-            return self._recall(q, k, one_hot, mask)
-        finally:
-            self.dropout = kept
+        """``softmax(β q kᵀ)`` of the last update, without dropout: what `mass_count` reads. Memory O(b·heads·n·m)."""
+        q, k, _ = self._project(state, stored, None, values_matter=False)
+        each = torch.eye(k.shape[-2], dtype=k.dtype, device=k.device).expand(*k.shape[:2], -1, -1)
+        return self._recall(q, k, each, mask, dropout=0.0)
+
+    def _project(self, state: Tensor, stored: Tensor, values: Tensor | None, values_matter: bool = True) -> tuple[Tensor, ...]:
+        """q, k, v: b heads n hidden."""
+        if self.connected and values is not None:
+            raise Refused("values: connected values are read from the keys, give none")
+        values = stored if values is None else values
+        if not self.projects:
+            if state.shape[-1] != stored.shape[-1]:
+                raise Refused(
+                    f"state, stored: without projection both need one width, got {state.shape[-1]} and {stored.shape[-1]}"
+                )
+            return state.unsqueeze(1), stored.unsqueeze(1), values.unsqueeze(1)
+        q, k = self.query(self.norm_state(state)), self.key(self.norm_stored(stored))
+        v = self.value(k if self.connected else self.norm_value(values)) if values_matter else k
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return q, k, v
+
+    def _recall(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        beta = self.beta[:, None, None]
+        allowed = None if mask is None else _members(mask, k)[:, None, None]
+        for _ in range(self.steps - 1):
+            new = scaled_dot_product_attention((beta * q).to(k.dtype), k, k, attn_mask=allowed, scale=1.0)
+            moving = (new - q).norm(dim=-1, keepdim=True) > self.tol
+            q = torch.where(moving, new, q)
+            if self.tol and not torch.compiler.is_compiling() and not bool(moving.any()):
+                break
+        return scaled_dot_product_attention((beta * q).to(k.dtype), k, v, attn_mask=allowed, dropout_p=dropout, scale=1.0)
 
 
 class HopfieldPooling(nn.Module):
