@@ -7,9 +7,9 @@
 `Hopfield` is given both sets, `HopfieldPooling` learns the states, `HopfieldLayer` learns the stored patterns. Without sizes,
 ``Hopfield()`` neither projects nor normalises: it is `neuropil.memory.hopfield.retrieve`, batched over sets.
 
-Ramsauer et al., "Hopfield Networks is All You Need", ICLR 2021, arXiv:2008.02217. Two differences from the authors' `hflayers`: `steps`
-counts all updates (theirs, `update_steps_max`, all but the first), and with `tol` each query stops by itself, so that a result
-never depends on the other members of the batch (theirs stops a head when all of the batch has settled).
+Ramsauer et al., "Hopfield Networks is All You Need", ICLR 2021, arXiv:2008.02217. Two differences from the authors' code:
+`steps` counts all updates (their `update_steps_max` all but the first), and with `tol` each query stops by itself, so that a
+result never depends on the other members of the batch (theirs stops a head when all of the batch has settled).
 """
 
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from neuropil.errors import Refused
+from neuropil.nn.attention import attend, members
 
 
 class Hopfield(nn.Module):
@@ -118,9 +118,8 @@ class Hopfield(nn.Module):
         values = stored if values is None else values
         if not self.projects:
             if state.shape[-1] != stored.shape[-1]:
-                raise Refused(
-                    f"state, stored: without projection both need one width, got {state.shape[-1]} and {stored.shape[-1]}"
-                )
+                widths = f"{state.shape[-1]} and {stored.shape[-1]}"
+                raise Refused(f"state, stored: must have one width without projection, got {widths}")
             return state.unsqueeze(1), stored.unsqueeze(1), values.unsqueeze(1)
         q, k = self.query(self.norm_state(state)), self.key(self.norm_stored(stored))
         v = self.value(k if self.connected else self.norm_value(values)) if values_matter else k
@@ -129,14 +128,14 @@ class Hopfield(nn.Module):
 
     def _recall(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         beta = self.beta[:, None, None]
-        allowed = None if mask is None else _members(mask, k)[:, None, None]
+        there = None if mask is None else members(k[:, 0], mask)[:, None, None]
         for _ in range(self.steps - 1):
-            new = scaled_dot_product_attention((beta * q).to(k.dtype), k, k, attn_mask=allowed, scale=1.0)
+            new = attend((beta * q).to(k.dtype), k, k, 1.0, there)
             moving = (new - q).norm(dim=-1, keepdim=True) > self.tol
             q = torch.where(moving, new, q)
             if self.tol and not torch.compiler.is_compiling() and not bool(moving.any()):
                 break
-        return scaled_dot_product_attention((beta * q).to(k.dtype), k, v, attn_mask=allowed, dropout_p=dropout, scale=1.0)
+        return attend((beta * q).to(k.dtype), k, v, 1.0, there, dropout)
 
 
 class HopfieldPooling(nn.Module):
@@ -181,11 +180,3 @@ class HopfieldLayer(nn.Module):
         """What `state` calls up from the learned patterns."""
         stored, values = (None if x is None else x.expand(len(state), -1, -1) for x in (self.stored, self.values))
         return self.hopfield(state, stored, values)
-
-
-def _members(mask: Tensor, k: Tensor) -> Tensor:
-    if mask.dtype != torch.bool or mask.shape != (len(k), k.shape[-2]):
-        raise Refused(f"mask: must be boolean of shape {(len(k), k.shape[-2])}, got {mask.dtype} of {tuple(mask.shape)}")
-    if not torch.compiler.is_compiling() and not bool(mask.any(1).all()):
-        raise Refused(f"mask: every set needs a stored pattern, set {int(mask.any(1).int().argmin())} has none")
-    return mask

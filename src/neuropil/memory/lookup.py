@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize, scaled_dot_product_attention
+from torch.nn.functional import normalize
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.attention import attend
 
 SIMILARITIES = ("dot", "cosine", "hamming")
 
@@ -117,7 +118,7 @@ def lookup(
     if isinstance(separation, Softmax):
         # half the dot product is minus the Hamming distance up to a constant, which softmax does not see
         scale = separation.beta / (2 if similarity == "hamming" else 1)
-        read = scaled_dot_product_attention(flat[None, None], keys[None, None], values[None, None], scale=scale)[0, 0]
+        read = attend(flat[None, None], keys[None, None], values[None, None], scale)[0, 0]
         return read.reshape(*query.shape[:-1], values.shape[-1])
     parts = []
     for some in flat.split(max(1, block // len(keys))):

@@ -1,0 +1,26 @@
+"""The parts under torch.compile without a graph break. In a process of its own: dynamo cannot look through the type checker of the tests."""
+
+import subprocess
+import sys
+
+import pytest
+
+PARTS = {
+    "lookup": "from neuropil.memory.lookup import lookup, Ball; f = lambda: lookup(x, y, separation=Ball(0.1))",
+    "retrieve": "from neuropil.memory.hopfield import retrieve; f = lambda: retrieve(x, y, steps=2)",
+    "layer": "from neuropil.memory.hopfield_layers import Hopfield as H; h = H(8, heads=2, steps=3); f = lambda: h(x[None], y[None])",
+    "pooling": "from neuropil.memory.hopfield_layers import HopfieldPooling as P; h = P(8); f = lambda: h(y[None], mask=y[None, :, 0] > 0)",
+    "heads": "from neuropil.nn.attention import MultiHead; h = MultiHead(8, heads=2); f = lambda: h(x[None], y[None])",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_compiles_whole(part):
+    lines = [
+        "import torch; torch.manual_seed(0); x, y = torch.randn(4, 8), torch.randn(6, 8)",
+        PARTS[part],
+        "g = torch.compile(f, backend='eager', fullgraph=True)",
+        "torch.testing.assert_close(g(), f())",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
