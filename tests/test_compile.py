@@ -1,4 +1,4 @@
-"""The parts under torch.compile without a graph break. In a process of its own: dynamo cannot look through the type checker of the tests."""
+"""The parts under torch.compile without a graph break; in own processes, as dynamo cannot see through the tests' type checker."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 PARTS = {
     "lookup": "from neuropil.memory.lookup import lookup, Ball; f = lambda: lookup(x, y, separation=Ball(0.1))",
     "retrieve": "from neuropil.memory.hopfield import retrieve; f = lambda: retrieve(x, y, steps=2)",
-    "layer": "from neuropil.memory.hopfield_layers import Hopfield as H; h = H(8, heads=2, steps=3); f = lambda: h(x[None], y[None])",
-    "pooling": "from neuropil.memory.hopfield_layers import HopfieldPooling as P; h = P(8); f = lambda: h(y[None], mask=y[None, :, 0] > 0)",
+    "layer": "from neuropil.memory.hopfield_layers import *; h = Hopfield(8, heads=2, steps=3); f = lambda: h(x[None], y[None])",
+    "pooling": "from neuropil.memory.hopfield_layers import *; h = HopfieldPooling(8); f = lambda: h(y[None], mask=y[None, :, 0] > -9)",
     "heads": "from neuropil.nn.attention import MultiHead; h = MultiHead(8, heads=2); f = lambda: h(x[None], y[None])",
 }
 
