@@ -17,6 +17,8 @@ COMMANDS = {
     "run": ("run", "Run a system's claims over several seeds and give the verdict."),
     "check": ("check", "Run many claims, in parallel, resumably, and keep the evidence."),
     "tour": ("tour", "One quick claim of every wing, and a report."),
+    "report": ("report", "Write the gallery of systems, claims and verdicts as static HTML."),
+    "data": ("data", "The real data that claims run on: list, get, path."),
 }
 
 
