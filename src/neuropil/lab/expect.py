@@ -1,8 +1,9 @@
 """What a claim expects, and the verdict over its seeds.
 
-With the paired effect ``e_s`` of every seed (a difference or a log-ratio) and its 95 % t-interval ``[low, high]``, a claim that
-asks for ``e >= margin`` *holds* when ``low >= margin``, *fails* when ``high < margin`` and is *undecided* in between.
-One seed has no interval: its verdict is that of the point, and is marked as one seed.
+With the paired effect ``e_s`` of every seed (a difference, a log-ratio, or the method's own value where the claim compares it with
+a constant, `than`) and its 95 % t-interval ``[low, high]``, a claim that asks for ``e >= margin`` *holds* when ``low >= margin``,
+*fails* when ``high < margin`` and is *undecided* in between. One seed has no interval: its verdict is that of the point, and is
+marked as one seed.
 """
 
 import math
@@ -89,13 +90,18 @@ class _Difference(Expectation):
 
     def effects(self, method: Sequence[float], baseline: Sequence[float], metric: Metric) -> list[float]:
         if self.than is not None:
-            return [m - self.than for m in method]
+            return list(method)
         return super().effects(method, baseline, metric)
+
+    @property
+    def margin(self) -> float:
+        """Where no difference lies: 0 for a difference, `than` for a value."""
+        return self.than or 0.0
 
 
 @dataclass(frozen=True)
 class More(_Difference):
-    """Method minus baseline (or minus the constant `than`) is at least `by`.
+    """Method is at least `by` above the baseline (or the constant `than`).
 
     >>> More(by=0.1).judge([0.9, 0.92, 0.91], [0.5, 0.5, 0.52], Metric("accuracy", "higher")).word
     'holds'
@@ -103,7 +109,7 @@ class More(_Difference):
 
     @property
     def band(self) -> tuple[float, float]:
-        return self.by, math.inf
+        return self.margin + self.by, math.inf
 
     def __str__(self) -> str:
         if self.than is not None:
@@ -119,7 +125,7 @@ class Less(_Difference):
 
     @property
     def band(self) -> tuple[float, float]:
-        return -math.inf, -self.by
+        return -math.inf, self.margin - self.by
 
     def __str__(self) -> str:
         if self.than is not None:
@@ -175,7 +181,7 @@ class Close(_Difference):
 
     @property
     def band(self) -> tuple[float, float]:
-        return -self.within, self.within
+        return self.margin - self.within, self.margin + self.within
 
     def __str__(self) -> str:
         return f"within {self.within:g} of {'the baseline' if self.than is None else f'{self.than:g}'}"

@@ -23,7 +23,7 @@ class Bar:
     interval: tuple[float, float] | None
     open_ends: tuple[bool, bool]
     claimed: tuple[float, float]
-    reference: float
+    reference: float | None
     margins: tuple[Mark, ...]
     ticks: tuple[Mark, ...]
     seeds: tuple[float, ...]
@@ -36,7 +36,7 @@ def number(value: float | int | None) -> str:
     >>> number(-0.012344), number(3), number(None)
     ('−0.01234', '3', '')
     """
-    return "" if value is None else f"{value:.4g}".replace("-", "−")
+    return "" if value is None else f"{value + 0.0:.4g}".replace("-", "−")  # + 0.0: no "−0"
 
 
 def bar(
@@ -45,16 +45,16 @@ def bar(
     band: tuple[float, float],
     seeds: Sequence[float] = (),
     log: bool = False,
+    no_effect: float | None = 0.0,
     width: float = 240.0,
 ) -> Bar | None:
     """Lay out a bar, on a logarithmic scale for ratios; none if a number is not finite or a ratio not positive.
 
-    The scale always shows the effect, the seeds, the margins and the value of no effect; an interval much wider than these is
+    The scale always shows the effect, the seeds, the margins and `no_effect` (none for plain values); an interval much wider than these is
     cut off, and says so by open ends.
     """
     edges = [edge for edge in band if math.isfinite(edge)]
-    no_effect = 1.0 if log else 0.0
-    shown = [effect, no_effect, *edges, *seeds]
+    shown = [effect, *([] if no_effect is None else [no_effect]), *edges, *seeds]
     if not all(map(math.isfinite, [*shown, *(interval or ())])) or (log and min(*shown, *(interval or (1.0,))) <= 0):
         return None
     scale: Callable[[float], float] = math.log10 if log else float
@@ -82,7 +82,7 @@ def bar(
         interval=(place(interval[0]), place(interval[1])) if interval else None,
         open_ends=(scale(interval[0]) < low, scale(interval[1]) > high) if interval else (False, False),
         claimed=(place(least) if math.isfinite(least) else 0.0, place(most) if math.isfinite(most) else width),
-        reference=place(no_effect),
+        reference=None if no_effect is None else place(no_effect),
         margins=margins,
         ticks=tuple(Mark(place(v), number(v)) for v in _ticks(low, high, log)),
         seeds=tuple(place(value) for value in seeds),

@@ -169,7 +169,8 @@ def _fill(claim: ClaimView, found: evidence.Evidence, fingerprint: str) -> None:
     metric = expect.Metric(facts["metric"]["name"], facts["metric"]["better"], facts["metric"].get("unit") or "")
     expectation = getattr(expect, kind)(**{key: float(value) for key, value in given.items()})
     effects = [expectation.back(e) for e in expectation.effects(method, baseline, metric)]
-    against = number(float(given["than"])) if given.get("than") is not None else facts["baseline"]["name"]
+    plain = given.get("than") is not None  # the effect is the method's own value
+    no_effect = None if plain else 1.0 if ratio else 0.0
     claim.sentence = claim.sentence or facts["sentence"]
     claim.verdict, claim.one_seed = found.verdict, len(rows) == 1
     claim.stale = len(found.fresh(fingerprint)) < len(rows)
@@ -177,15 +178,15 @@ def _fill(claim: ClaimView, found: evidence.Evidence, fingerprint: str) -> None:
     claim.expected, claim.paper = facts["expect"]["words"], facts.get("paper") or ""
     claim.metric = f"{metric.name}{f' in {metric.unit}' if metric.unit else ''}, {metric.better} is better"
     claim.method, claim.baseline = facts["method"]["name"], facts["baseline"]["name"]
-    claim.compared = f"{claim.method} {'÷' if ratio else '−'} {against}"
+    claim.compared = claim.method if plain else f"{claim.method} {'÷' if ratio else '−'} {claim.baseline}"
     if facts.get("effect") is not None:
         effect = float(facts["effect"])
         span = (float(facts["interval"][0]), float(facts["interval"][1])) if facts.get("interval") else None
         band = tuple(expectation.back(edge) if abs(edge) < float("inf") else edge for edge in expectation.band)
         claim.effect = number(effect)
         claim.interval = f"[{number(span[0])}, {number(span[1])}]" if span else ""
-        claim.small = bar(effect, span, (band[0], band[1]), (), ratio)
-        claim.big = bar(effect, span, (band[0], band[1]), effects, ratio, width=640.0)
+        claim.small = bar(effect, span, (band[0], band[1]), (), ratio, no_effect)
+        claim.big = bar(effect, span, (band[0], band[1]), effects, ratio, no_effect, width=640.0)
     for row, m, b, e in zip(rows, method, baseline, effects, strict=True):
         numbers = {"method": number(m), "baseline": number(b), "effect": number(e)}
         seconds = f"{float(row['seconds']):.1f}" if "seconds" in row else ""
@@ -206,6 +207,8 @@ def _short(value: Any, most: int = 12) -> str:
     if isinstance(value, list) and not any(isinstance(v, list | dict) for v in value):
         more = f", … ({len(value)} values)" if len(value) > most else ""
         return ", ".join(_short(v) for v in value[:most]) + more
+    if isinstance(value, dict) and not any(isinstance(v, list | dict) for v in value.values()):
+        return "; ".join(f"{key}: {_short(v)}" for key, v in value.items())
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 240 else text[:239] + "…"
 
