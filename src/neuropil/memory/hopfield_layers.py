@@ -111,7 +111,9 @@ class Hopfield(nn.Module):
         each = torch.eye(k.shape[-2], dtype=k.dtype, device=k.device).expand(*k.shape[:2], -1, -1)
         return self._recall(q, k, each, mask, dropout=0.0)
 
-    def _project(self, state: Tensor, stored: Tensor, values: Tensor | None, values_matter: bool = True) -> tuple[Tensor, ...]:
+    def _project(
+        self, state: Tensor, stored: Tensor, values: Tensor | None, values_matter: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v: b heads n hidden."""
         if self.connected and values is not None:
             raise Refused("values: connected values are read from the keys, give none")

@@ -50,8 +50,8 @@ def bar(
 ) -> Bar | None:
     """Lay out a bar, on a logarithmic scale for ratios; none if a number is not finite or a ratio not positive.
 
-    The scale always shows the effect, the seeds, the margins and `no_effect` (none for plain values); an interval much wider than these is
-    cut off, and says so by open ends.
+    The scale always shows the effect, the seeds, the margins and `no_effect` (none for plain values); an interval much wider than
+    these is cut off, and says so by open ends.
     """
     edges = [edge for edge in band if math.isfinite(edge)]
     shown = [effect, *([] if no_effect is None else [no_effect]), *edges, *seeds]
