@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -20,6 +20,29 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Sets of up to m members of width d, one label each; `mask` is False where a smaller set is padded with zeros."""
+
+    members: Float[Tensor, "n m d"]
+    mask: Bool[Tensor, "n m"]
+    labels: Int[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def split(self, *sizes: int) -> "tuple[Bags, ...]":
+        """Cut into consecutive parts of these sizes.
+
+        >>> import torch
+        >>> bags = Bags(torch.zeros(5, 2, 3), torch.ones(5, 2, dtype=torch.bool), torch.arange(5))
+        >>> [len(part) for part in bags.split(3, 2)]
+        [3, 2]
+        """
+        parts = (x.split(sizes) for x in (self.members, self.mask, self.labels))
+        return tuple(Bags(*part) for part in zip(*parts, strict=True))
 
 
 @dataclass(frozen=True)
