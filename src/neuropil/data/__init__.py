@@ -13,9 +13,9 @@ from typing import Any
 from neuropil.data.sources import Source, path, source, sources
 
 _LAZY = {
-    **dict.fromkeys(("Bags", "Bold", "Images", "Series", "SpikeTrain", "Trials"), "containers"),
+    **dict.fromkeys(("Bags", "Bold", "Images", "Series", "SpikeTrain", "Table", "Trials"), "containers"),
     **dict.fromkeys(("bit_pattern_bags", "digit_bags"), "bags"),
-    **dict.fromkeys(("bold", "digits", "faces", "grasshopper", "laser", "photographs", "trials"), "loaders"),
+    **dict.fromkeys(("bold", "digits", "faces", "grasshopper", "laser", "photographs", "table", "trials"), "loaders"),
     **dict.fromkeys(("idx", "image_folder"), "readers"),
 }
 

@@ -10,11 +10,12 @@ from neuropil.errors import Refused
 def bit_pattern_bags(
     n: int, generator: torch.Generator, members: int = 16, bits: int = 8, signals: int = 8, signals_per_bag: int = 1
 ) -> Bags:
-    """A simulator: `n` bags of random bit patterns, every second one with `signals_per_bag` patterns out of a secret few (label 1).
+    """A simulator: `n` bags of random bit patterns, every second one (label 1) with
+    `signals_per_bag` patterns out of a secret few.
 
     Members (n, members, bits) are 0 or 1, never all 0. The secret patterns are `signals` of the 2^bits − 1 and appear only in bags
-    of label 1. O(n · members · bits). After the example of Ramsauer et al. 2021, arXiv:2008.02217. Raises `Refused` for sizes below 1
-    or more signals than fit.
+    of label 1. O(n · members · bits). After the example of Ramsauer et al. 2021, arXiv:2008.02217. Raises `Refused` for sizes
+    below 1 or more signals than fit.
 
     >>> bags = bit_pattern_bags(6, torch.Generator().manual_seed(0))
     >>> bags.members.shape, bags.labels.tolist()
@@ -37,7 +38,7 @@ def bit_pattern_bags(
 def digit_bags(images: Images, n: int, generator: torch.Generator, target: int = 9, mean: float = 10.0, std: float = 2.0) -> Bags:
     """`n` bags of digits, round(N(mean, std²)) in each; every second bag holds the digit `target` at least once (label 1).
 
-    Members (n, most, h · w) are zero where `mask` is False. The other members are drawn with replacement, in bags of label 1 from all
+    Members (n, most, h · w) are zero where `mask` is False. The others are drawn with replacement, in bags of label 1 from all
     digits, else from all but the target. O(n · most · h · w). After the MNIST bags of Ilse et al. 2018, arXiv:1802.04712. Raises
     `Refused` if no image, or every image, is of the target.
     """

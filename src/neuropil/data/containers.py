@@ -46,6 +46,18 @@ class Bags:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table for classification: columns of numbers as they are, columns of words one-hot, and one class per row."""
+
+    features: Float[Tensor, "n d"]
+    labels: Int[Tensor, " n"]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
 class Trials:
     """Trials of several channels in the recorder's units, one class per trial, `rate` in Hz; `classes` names the labels."""
 

