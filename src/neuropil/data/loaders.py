@@ -173,7 +173,7 @@ def table(name: str) -> Table:
 def parse_table(text: str, name: str = "table") -> Table:
     """Rows of values split by commas, the class last; `Refused` if they are not of one length.
 
-    >>> two = parse_table("1.5,red,yes\n2,blue,no")
+    >>> two = parse_table("1.5,red,yes\\n2,blue,no")
     >>> two.features.tolist(), two.labels.tolist(), two.classes
     ([[1.5, 0.0, 1.0], [2.0, 1.0, 0.0]], [1, 0], ('no', 'yes'))
     """

@@ -1,14 +1,23 @@
-"""What Ramsauer et al. 2021 claim of modern Hopfield networks, against the classical binary net."""
+"""What Ramsauer et al. 2021 claim of modern Hopfield networks: recall against the binary net, pooling of bags, small tables."""
+
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from neuropil import data
-from neuropil.lab import Less, Metric, Outcome, Ratio, Trial, claim
+from neuropil.data import Bags
+from neuropil.lab import Less, Metric, More, Outcome, Ratio, Trial, claim
 from neuropil.memory.binary_hopfield import hebb, settle
 from neuropil.memory.hopfield import retrieve
+from neuropil.memory.hopfield_layers import HopfieldLayer, HopfieldPooling
+from neuropil.nn.attention import AttentionPool, mean_pool
+from neuropil.nn.mlp import MLP
+from neuropil.training import fit, minibatches
 
 ERROR = Metric("retrieval error", better="lower", floor=1e-9)
+ACCURACY = Metric("test accuracy", better="higher")
 
 
 def on_sphere(trial: Trial, d: int, n: int) -> Tensor:
@@ -99,3 +108,71 @@ def one_update_recalls_digits(trial: Trial) -> Outcome:
 
     trial.figure("recall", draw)
     return Outcome(method=wrong(modern), baseline=wrong(binary), notes={"stored": n, "cues": cues})
+
+
+class BagNet(nn.Module):
+    """A bag's logit: ``head(pool(relu(W x)))``."""
+
+    def __init__(self, d: int, width: int, pool: Callable[[Tensor, Tensor], Tensor], head: nn.Module) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(d, width), nn.ReLU())
+        self.pool, self.head = pool, head
+
+    def forward(self, members: Tensor, mask: Tensor) -> Tensor:
+        return self.head(self.pool(self.embed(members), mask)).squeeze(-1)
+
+
+class MaskedHopfieldPooling(HopfieldPooling):
+    """`HopfieldPooling` with the mask where the other pools have it, and the options of the authors' example."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__(d, hidden=8, heads=4, steps=4, beta=0.25, dropout=0.5)
+
+    def forward(self, bag: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(bag, mask=mask)
+
+
+def bag_nets(d: int, width: int) -> dict[str, list[Callable[[], nn.Module]]]:
+    """Networks by kind of pooling, with the same number of parameters within 5 %.
+
+    The mean has no parameters of its own: its network spends them in a wider embedding or a deeper head, whichever validates better.
+    """
+    hopfield = lambda: BagNet(d, width, MaskedHopfieldPooling(width), nn.Linear(width, 1))  # noqa: E731
+    size = sum(p.numel() for p in hopfield().parameters())
+    spare = size - width * (d + 1)  # what the embedding does not use
+    hidden, deep = round((spare - 1) / (width + 8)), round(((width + 2) ** 2 / 4 + spare) ** 0.5 - (width + 2) / 2)
+    return {
+        "hopfield": [hopfield],
+        "attention": [lambda: BagNet(d, width, AttentionPool(width, hidden - 1, heads=4), nn.Linear(4 * width, 1))],
+        "mean": [
+            lambda: BagNet(d, round(size / (d + 2)), mean_pool, nn.Linear(round(size / (d + 2)), 1)),
+            lambda: BagNet(d, width, mean_pool, MLP([width, deep, deep, 1])),
+        ],
+    }
+
+
+def bag_accuracy(net: nn.Module, bags: Bags) -> float:
+    """The share of bags on whose right side the logit lies."""
+    net.eval()
+    with torch.no_grad():
+        return float(((net(bags.members, bags.mask) > 0) == (bags.labels == 1)).float().mean())
+
+
+def pooled(trial: Trial, kinds: tuple[str, str], width: int, train: Bags, validation: Bags, test: Bags) -> Outcome:
+    """Test accuracy of two kinds of pooling; network and learning rate of each are those that validate best."""
+    steps = trial.pick(smoke=3, quick=300, full=2_000)
+    rates = trial.pick(smoke=(3e-3,), quick=(3e-3,), full=(1e-3, 3e-3, 1e-2))
+    batches = minibatches([train.members, train.mask, train.labels.float()], size=64, seed=trial.seed)
+    found: dict[str, dict[str, float]] = {}
+    nets = bag_nets(train.members.shape[-1], width)
+    runs = [(kind, i, lr) for kind in kinds for i in range(len(nets[kind])) for lr in rates]
+    for kind, i, lr in trial.track(runs, "training"):
+        torch.manual_seed(trial.seed)
+        net = nets[kind][i]()
+        fit(net, lambda net, b: binary_cross_entropy_with_logits(net(b[0], b[1]), b[2]), batches, steps=steps, lr=lr, report=quiet)
+        scores = {part: bag_accuracy(net, bags) for part, bags in {"validation": validation, "test": test}.items()}
+        scores |= {"training": bag_accuracy(net, train), "learning rate": lr, "parameters": sum(p.numel() for p in net.parameters())}
+        if kind not in found or scores["validation"] > found[kind]["validation"]:
+            found[kind] = scores
+    trial.figure("accuracy", lambda: bars({kind: {p: found[kind][p] for p in ("training", "test")} for kind in kinds}))
+    return Outcome(found[kinds[0]]["test"], found[kinds[1]]["test"], notes=dict(found))
