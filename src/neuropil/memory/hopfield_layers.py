@@ -155,7 +155,7 @@ class HopfieldPooling(nn.Module):
         self.states = nn.Parameter(0.02 * torch.randn(quantity, d_state))
 
     def forward(
-        self, bag: Float[Tensor, "b m y"], values: Float[Tensor, "b m v"] | None = None, mask: Bool[Tensor, "b m"] | None = None
+        self, bag: Float[Tensor, "b m y"], mask: Bool[Tensor, "b m"] | None = None, values: Float[Tensor, "b m v"] | None = None
     ) -> Float[Tensor, "b z"]:
         """The pooled bags, ``quantity · d_out`` wide; members where `mask` is False have no influence."""
         return self.hopfield(self.states.expand(len(bag), -1, -1), bag, values, mask).flatten(1)

@@ -122,30 +122,27 @@ class BagNet(nn.Module):
         return self.head(self.pool(self.embed(members), mask)).squeeze(-1)
 
 
-class MaskedHopfieldPooling(HopfieldPooling):
-    """`HopfieldPooling` with the mask where the other pools have it, and the options of the authors' example."""
-
-    def __init__(self, d: int) -> None:
-        super().__init__(d, hidden=8, heads=4, steps=4, beta=0.25, dropout=0.5)
-
-    def forward(self, bag: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(bag, mask=mask)
-
-
 def bag_nets(d: int, width: int) -> dict[str, list[Callable[[], nn.Module]]]:
-    """Networks by kind of pooling, with the same number of parameters within 5 %.
+    """Networks by kind of pooling, of the same number of parameters within 5 %.
 
-    The mean has no parameters of its own: its network spends them in a wider embedding or a deeper head, whichever validates better.
+    The Hopfield pooling has the options of the authors' example (4 updates, β = 1/4, dropout 0.5). The mean has no parameters of its
+    own: its network spends them in a wider embedding or in a deeper head, whichever validates better.
     """
-    hopfield = lambda: BagNet(d, width, MaskedHopfieldPooling(width), nn.Linear(width, 1))  # noqa: E731
+
+    def hopfield() -> nn.Module:
+        pool = HopfieldPooling(width, hidden=width // 4, heads=4, steps=4, beta=0.25, dropout=0.5)
+        return BagNet(d, width, pool, nn.Linear(width, 1))
+
     size = sum(p.numel() for p in hopfield().parameters())
     spare = size - width * (d + 1)  # what the embedding does not use
-    hidden, deep = round((spare - 1) / (width + 8)), round(((width + 2) ** 2 / 4 + spare) ** 0.5 - (width + 2) / 2)
+    hidden = round((spare - 4 * width - 1) / (width + 4))
+    deep = round((((width + 3) ** 2 + 4 * (spare - 1)) ** 0.5 - width - 3) / 2)
+    wide = round(size / (d + 2))
     return {
-        "hopfield": [hopfield],
-        "attention": [lambda: BagNet(d, width, AttentionPool(width, hidden - 1, heads=4), nn.Linear(4 * width, 1))],
+        "Hopfield": [hopfield],
+        "attention": [lambda: BagNet(d, width, AttentionPool(width, hidden, heads=4), nn.Linear(4 * width, 1))],
         "mean": [
-            lambda: BagNet(d, round(size / (d + 2)), mean_pool, nn.Linear(round(size / (d + 2)), 1)),
+            lambda: BagNet(d, wide, mean_pool, nn.Linear(wide, 1)),
             lambda: BagNet(d, width, mean_pool, MLP([width, deep, deep, 1])),
         ],
     }
@@ -158,21 +155,99 @@ def bag_accuracy(net: nn.Module, bags: Bags) -> float:
         return float(((net(bags.members, bags.mask) > 0) == (bags.labels == 1)).float().mean())
 
 
-def pooled(trial: Trial, kinds: tuple[str, str], width: int, train: Bags, validation: Bags, test: Bags) -> Outcome:
-    """Test accuracy of two kinds of pooling; network and learning rate of each are those that validate best."""
+def pooled(trial: Trial, other: str, width: int, train: Bags, validation: Bags, test: Bags) -> Outcome:
+    """Test accuracy of Hopfield and of the `other` pooling; of each, the network and learning rate that validate best."""
     steps = trial.pick(smoke=3, quick=300, full=2_000)
     rates = trial.pick(smoke=(3e-3,), quick=(3e-3,), full=(1e-3, 3e-3, 1e-2))
-    batches = minibatches([train.members, train.mask, train.labels.float()], size=64, seed=trial.seed)
-    found: dict[str, dict[str, float]] = {}
+    batches = minibatches([train.members, train.mask, train.labels.float()], size=min(64, len(train)), seed=trial.seed)
     nets = bag_nets(train.members.shape[-1], width)
-    runs = [(kind, i, lr) for kind in kinds for i in range(len(nets[kind])) for lr in rates]
-    for kind, i, lr in trial.track(runs, "training"):
+    best: dict[str, dict[str, float]] = {}
+    for kind, make, lr in trial.track([(k, make, lr) for k in ("Hopfield", other) for make in nets[k] for lr in rates], "training"):
         torch.manual_seed(trial.seed)
-        net = nets[kind][i]()
+        net = make()
         fit(net, lambda net, b: binary_cross_entropy_with_logits(net(b[0], b[1]), b[2]), batches, steps=steps, lr=lr, report=quiet)
-        scores = {part: bag_accuracy(net, bags) for part, bags in {"validation": validation, "test": test}.items()}
-        scores |= {"training": bag_accuracy(net, train), "learning rate": lr, "parameters": sum(p.numel() for p in net.parameters())}
-        if kind not in found or scores["validation"] > found[kind]["validation"]:
-            found[kind] = scores
-    trial.figure("accuracy", lambda: bars({kind: {p: found[kind][p] for p in ("training", "test")} for kind in kinds}))
-    return Outcome(found[kinds[0]]["test"], found[kinds[1]]["test"], notes=dict(found))
+        scores = {
+            "validation": bag_accuracy(net, validation),
+            "test": bag_accuracy(net, test),
+            "training": bag_accuracy(net, train),
+        }
+        if kind not in best or scores["validation"] > best[kind]["validation"]:
+            best[kind] = scores | {"learning rate": lr, "parameters": sum(p.numel() for p in net.parameters())}
+    trial.figure("accuracy", lambda: accuracy_bars(best, ("training", "test")))
+    return Outcome(best["Hopfield"]["test"], best[other]["test"], notes=dict(best))
+
+
+def quiet(what: str, fraction: float) -> None:
+    """No progress bar for a short fit inside a claim."""
+
+
+def accuracy_bars(scores: dict[str, dict[str, float]], parts: tuple[str, ...]) -> object:
+    """Accuracy of every network, a bar for each part of the data."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.2))
+    for i, part in enumerate(parts):
+        places = [x + (i - (len(parts) - 1) / 2) * 0.4 for x in range(len(scores))]
+        drawn = axes.bar(places, [100 * s[part] for s in scores.values()], 0.38, label=part)
+        axes.bar_label(drawn, fmt="%.1f", padding=2)
+    axes.axhline(50, color="0.5", ls="--", lw=1)
+    axes.set(xticks=range(len(scores)), xticklabels=[f"{name} pooling" for name in scores], ylabel="accuracy, %", ylim=(0, 112))
+    axes.legend(frameon=False, loc="upper center", ncols=len(parts), bbox_to_anchor=(0.5, 1.15))
+    return figure
+
+
+def bit_bags(trial: Trial) -> tuple[Bags, ...]:
+    """Bags of 16 patterns of 8 bits for training, validation and test (a simulator, the authors' example)."""
+    train, validation, test = trial.pick(smoke=(64, 32, 32), quick=(2_048, 512, 2_048), full=(2_048, 512, 2_048))
+    return data.bit_pattern_bags(train + validation + test, trial.generator()).split(train, validation, test)
+
+
+def mnist_bags(trial: Trial) -> tuple[Bags, ...]:
+    """Bags of about ten MNIST digits, label "holds a 9"; no image is in two of training, validation and test."""
+    train, validation, test = trial.pick(smoke=(64, 32, 32), quick=(1_000, 500, 1_000), full=(1_000, 500, 1_000))
+    known, unseen, g = data.digits("mnist", "train"), data.digits("mnist", "test"), trial.generator()
+    held = torch.rand(len(known), generator=g) < 0.2
+    fitted, kept = (data.Images(known.pixels[rows], known.labels[rows]) for rows in (~held, held))
+    return tuple(data.digit_bags(images, n, g) for images, n in ((fitted, train), (kept, validation), (unseen, test)))
+
+
+BAGS = {"system": "modern-hopfield", "metric": ACCURACY, "method": "Hopfield pooling"}
+PAPER = "state of the art on three of four MIL sets (Tiger 91.3, Elephant 94.9 AUC)"
+
+
+@claim(**BAGS, expect=More(by=-0.01), baseline="attention pooling", paper=PAPER)
+def pooling_keeps_up_with_attention_on_bit_patterns(trial: Trial) -> Outcome:
+    """Which bags of bit patterns hold one of eight secret patterns: Hopfield pooling is at most 1 point below attention pooling.
+
+    The authors' example as a simulator: 2,048 bags of 16 patterns of 8 bits, 2,000 steps of 64 bags. All networks embed the members by
+    one layer of ReLUs and have equal numbers of parameters; the learning rate of each is chosen on 512 further bags.
+    """
+    return pooled(trial, "attention", 32, *bit_bags(trial))
+
+
+@claim(**BAGS, expect=More(by=0.05), baseline="mean pooling", paper=PAPER)
+def pooling_beats_the_mean_on_bit_patterns(trial: Trial) -> Outcome:
+    """Which bags of bit patterns hold one of eight secret patterns: Hopfield pooling is 5 points above the mean of the members.
+
+    The same bags and care as against attention pooling; the mean's network may spend its parameters in a wider embedding or a
+    deeper head, whichever validates better.
+    """
+    return pooled(trial, "mean", 32, *bit_bags(trial))
+
+
+@claim(**BAGS, expect=More(by=-0.01), baseline="attention pooling", paper=PAPER)
+def pooling_keeps_up_with_attention_on_digits(trial: Trial) -> Outcome:
+    """Which bags of MNIST digits hold a nine: Hopfield pooling is at most 1 point below attention pooling.
+
+    1,000 bags of about ten digits, tested on bags of unseen digits; else as for bit patterns.
+    """
+    return pooled(trial, "attention", 64, *mnist_bags(trial))
+
+
+@claim(**BAGS, expect=More(by=0.05), baseline="mean pooling", paper=PAPER)
+def pooling_beats_the_mean_on_digits(trial: Trial) -> Outcome:
+    """Which bags of MNIST digits hold a nine: Hopfield pooling is 5 points above the mean of the members.
+
+    1,000 bags of about ten digits, tested on bags of unseen digits; else as for bit patterns.
+    """
+    return pooled(trial, "mean", 64, *mnist_bags(trial))
