@@ -7,6 +7,7 @@ winner-take-all. Modern Hopfield nets are dot × softmax (Ramsauer et al. 2021, 
 Kanerva's sparse distributed memory is Hamming × ball.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +70,7 @@ class WinnerTakeAll(TopK):
     """The most similar; tied winners are averaged, never broken by index."""
 
 
-Separation = Softmax | Linear | Ball | TopK
+Separation = Callable[[Tensor], Tensor]  # similarities (*b m) -> weights (*b m); Softmax is recognised and fused
 
 
 def _shared(chosen: Tensor, similarity: Tensor, mean: bool) -> Tensor:

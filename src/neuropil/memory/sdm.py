@@ -1,0 +1,266 @@
+"""Kanerva's sparse distributed memory (SDM), and the softmax attention that its reading amounts to.
+
+A pattern (address p, content v) is added to the store of every neuron x whose address lies within Hamming distance d of p; reading at ξ
+sums the stores within d of ξ. With r random neurons the weight of a pattern at distance dv is, on average,
+
+    (r / 2ⁿ) I(n, d, dv),    I = Σ_a Σ_c C(n − dv, a) C(dv, c),    c ≥ n − d − a,  c ≤ d + a + dv − n
+
+the number of points in both balls (a: places where ξ and p agree and x agrees with both; c: where they differ and x sides with ξ). As
+log I falls nearly on a straight line in cos = 1 − 2 dv / n, the weights are nearly softmax(β cos).
+
+Kanerva 1988; Bricken & Pehlevan, "Attention Approximates Sparse Distributed Memory", NeurIPS 2021, arXiv:2111.05498. Vectors are ±1
+here, {0, 1} there. The projection that the paper learns into the binary-like space is any layer before `sdm_attention`.
+"""
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.special import logsumexp, ndtr, ndtri
+from torch import Tensor
+
+from neuropil.errors import Refused, choose
+from neuropil.memory.lookup import Ball, Softmax, lookup
+
+
+@functools.cache
+def circle_intersection(n: int, d: int, dv: int) -> int:
+    """I(n, d, dv): how many of the 2ⁿ points lie within `d` of both of two points that are `dv` apart, exactly. O(n) big integers.
+
+    Raises `Refused` unless 0 ≤ d ≤ n and 0 ≤ dv ≤ n.
+
+    >>> circle_intersection(3, 1, 0), circle_intersection(3, 1, 2), circle_intersection(3, 1, 3)
+    (4, 2, 0)
+    """
+    for name, value in (("d", d), ("dv", dv)):
+        if not 0 <= value <= n:
+            raise Refused(f"{name}: must lie between 0 and n={n}, got {value}")
+    below = [0]  # below[c] = Σ_{c' < c} C(dv, c')
+    for c in range(dv + 1):
+        below.append(below[-1] + math.comb(dv, c))
+    total = 0
+    for a in range(n - dv + 1):
+        least, most = max(0, n - d - a), min(dv, d + a + dv - n)
+        if least <= most:
+            total += math.comb(n - dv, a) * (below[most + 1] - below[least])
+    return total
+
+
+@functools.cache
+def log_overlap(n: int, d: int) -> Float[Tensor, "dv"]:
+    """log I(n, d, dv) for dv = 0 … n, float64; −∞ where the balls do not meet. O(n²) big integers, kept.
+
+    >>> log_overlap(3, 1).exp().round().tolist()
+    [4.0, 2.0, 2.0, 0.0]
+    """
+    counts = (circle_intersection(n, d, dv) for dv in range(n + 1))
+    return torch.tensor([math.log(count) if count else -math.inf for count in counts], dtype=torch.float64)
+
+
+def cap_intersection(n: int, c: float, cosine: Float[Tensor, "*b"], nodes: int = 128) -> Float[Tensor, "*b"]:
+    """The continuous I: log of the share of the unit sphere in Rⁿ whose cosine to both of two directions is at least `c`.
+
+    ``(1/π) ∫_{θ/2}^{arccos c} (1 − c² / cos² φ)^{(n−2)/2} dφ`` with ``cos θ = cosine`` (project the sphere on the plane of both; in polar
+    coordinates the radial integral is exact). For binary vectors c = 1 − 2 d / n. Gauss–Legendre in logarithms; −∞ where the caps do not
+    meet. O(b · nodes). Raises `Refused` for n < 3 or c outside (0, 1).
+
+    >>> share = cap_intersection(3, 0.5, torch.tensor([1.0])).exp()        # one cap of the ordinary sphere: (1 − c)/2
+    >>> round(float(share), 4)
+    0.25
+    """
+    if n < 3 or not 0 < c < 1:
+        raise Refused(f"n, c: needed are n of at least 3 and c between 0 and 1, got {n} and {c}")
+    x, w = np.polynomial.legendre.leggauss(nodes)
+    low = np.arccos(np.clip(cosine.double().cpu().numpy(), -1, 1))[..., None] / 2
+    high = math.acos(c)
+    width = np.clip(high - low, 0, None) / 2
+    # φ = high − 2 width s², s from 0 to 1, takes the root at the upper end out of the integrand
+    s = (x + 1) / 2
+    phi = high - 2 * width * s**2
+    inside = np.clip(1 - (c / np.cos(phi)) ** 2, 0, None)
+    with np.errstate(divide="ignore"):
+        terms = np.log(w / 2 * 2 * s) + np.log(2 * width) + (n - 2) / 2 * np.log(inside) - math.log(math.pi)
+        return torch.from_numpy(np.asarray(logsumexp(terms, axis=-1))).to(cosine.device)
+
+
+def ball_fraction(n: int, d: int) -> float:
+    """p: the share of the 2ⁿ points within Hamming distance `d` of a point.
+
+    >>> ball_fraction(2, 1)
+    0.75
+    """
+    return circle_intersection(n, d, 0) / 2**n
+
+
+def radius(n: int, p: float) -> int:
+    """The smallest radius whose ball holds at least the share `p` of all points (the binomial quantile).
+
+    >>> radius(1000, 0.001)
+    451
+    """
+    if not 0 < p <= 1:
+        raise Refused(f"p: must lie between 0 and 1, got {p}")
+    return next(d for d in range(n + 1) if ball_fraction(n, d) >= p)
+
+
+class Fit(NamedTuple):
+    """log I ≈ β cos + const: the slope and the share of variance it explains."""
+
+    beta: float
+    r2: float
+
+
+def fit_beta(n: int, d: int, most: int | None = None) -> Fit:
+    """β of the softmax that reading with radius `d` amounts to: the slope of log I against cos = 1 − 2 dv / n, least squares.
+
+    Over the distances dv ≤ `most` at which the balls meet (default: all such). Raises `Refused` for fewer than three of them.
+
+    >>> fit = fit_beta(64, 11)
+    >>> round(fit.beta, 1), round(fit.r2, 3)
+    (14.9, 0.976)
+    """
+    log_i = log_overlap(n, d)[: None if most is None else most + 1]
+    log_i = log_i[log_i.isfinite()]
+    if len(log_i) < 3:
+        raise Refused(f"d, most: a line needs three distances at which the balls meet, got {len(log_i)}")
+    cosine = 1 - 2 * torch.arange(len(log_i), dtype=torch.float64) / n
+    x, y = cosine - cosine.mean(), log_i - log_i.mean()
+    return Fit(float(x @ y / (x @ x)), float((x @ y) ** 2 / ((x @ x) * (y @ y))))
+
+
+def signal_to_noise(n: int, d: int, r: float, m: float, dv: int = 0) -> float:
+    """Mean over standard deviation of a bit read at distance `dv` from its pattern, with `r` neurons and `m` random patterns.
+
+    ``s / √(s + m r p² (1 + r p²))``, ``s = (r / 2ⁿ) I(n, d, dv)``: the signal, its Poisson noise, and that of the other patterns.
+
+    >>> round(signal_to_noise(64, 11, 2.0**64, 1024), 1)
+    76107.1
+    """
+    s, p = r * circle_intersection(n, d, dv) / 2**n, ball_fraction(n, d)
+    return s / math.sqrt(s + m * r * p**2 * (1 + r * p**2)) if s else 0.0
+
+
+def critical_distance(n: int, d: int, r: float, m: float) -> int:
+    """The farthest query that reading brings nearer: the largest dv with ``n Φ(−SNR(dv)) < dv`` wrong bits after one read."""
+    return max((dv for dv in range(1, n // 2 + 1) if n * ndtr(-signal_to_noise(n, d, r, m, dv)) < dv), default=0)
+
+
+def best_radius(n: int, r: float, m: float, goal: str = "signal") -> int:
+    """The radius that is best for `r` neurons and `m` random patterns, for one of three goals.
+
+    - ``signal``: highest `signal_to_noise` of a noise-free query; at p = (2 m r)^(−1/3) (Kanerva 1988).
+    - ``capacity``: most patterns of which a noise-free query reads all n bits right with probability 0.99 (`m` plays no part).
+    - ``critical distance``: the noisiest query that still converges.
+
+    O(n) radii of O(n²) big integers. Raises `Refused` for an unknown goal.
+
+    >>> [best_radius(64, 2.0**64, 1024, goal) for goal in ("signal", "capacity")]
+    [11, 5]
+    """
+    choose("goal", goal, ("signal", "capacity", "critical distance"))
+
+    def score(d: int) -> float:
+        if goal == "signal":
+            return signal_to_noise(n, d, r, m)
+        if goal == "critical distance":
+            return critical_distance(n, d, r, m) + 1 - ball_fraction(n, d)  # of equals the smaller ball
+        p, z = ball_fraction(n, d), float(ndtri(0.99 ** (1 / n)))
+        return (r * p / z**2 - 1) / (p + r * p**3)
+
+    return max(range(1, n // 2 + 1), key=score)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The separation of a memory with infinitely many neurons: weights I(n, d, dv) / Σ I on minus Hamming distances.
+
+    >>> Overlap(3, 1)(-torch.tensor([0.0, 1.0, 3.0]))
+    tensor([0.6667, 0.3333, 0.0000])
+    """
+
+    n: int
+    d: int
+
+    def __call__(self, similarity: Tensor) -> Tensor:
+        """Weights of similarities ``*b m``; zeros for a query in whose reach there is no pattern."""
+        table = (log_overlap(self.n, self.d) - log_overlap(self.n, self.d)[0]).exp().to(similarity)
+        weights = table[(-similarity).round().long()]
+        return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class SDM:
+    """A sparse distributed memory: neurons at ±1 `addresses`, their `stores`, and the radius of reading and writing.
+
+    Writing gives a new memory. O(m r n) time to write m patterns and O(b r n) to read b queries; memory O(r (n + v)).
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> patterns = torch.randint(2, (10, 32), generator=generator) * 2.0 - 1
+    >>> memory = SDM.random(neurons=5000, n=32, radius=11, generator=generator).write(patterns, patterns)
+    >>> noisy = patterns.clone(); noisy[:, :4] *= -1
+    >>> bool((memory.recall(noisy, steps=3) == patterns).all())
+    True
+    """
+
+    addresses: Float[Tensor, "r n"]
+    stores: Float[Tensor, "r v"]
+    radius: int
+
+    @classmethod
+    def random(cls, neurons: int, n: int, radius: int, generator: torch.Generator | None = None, width: int | None = None) -> "SDM":
+        """An empty memory of `neurons` random addresses, whose contents are `width` wide (default n)."""
+        if not 0 <= radius <= n or neurons < 1:
+            raise Refused(f"radius, neurons: needed are 0 <= radius <= n={n} and a neuron, got {radius} and {neurons}")
+        addresses = torch.randint(2, (neurons, n), generator=generator) * 2.0 - 1
+        return cls(addresses, torch.zeros(neurons, width or n), radius)
+
+    @property
+    def within(self) -> Ball:
+        """Weight 1 within the radius."""
+        return Ball(at_least=-float(self.radius))
+
+    def write(self, patterns: Float[Tensor, "m n"], contents: Float[Tensor, "m v"]) -> "SDM":
+        """The memory with `contents` added to all neurons within the radius of their patterns."""
+        _check_signs("patterns", patterns)
+        added = lookup(self.addresses, patterns, contents, similarity="hamming", separation=self.within)
+        return replace(self, stores=self.stores + added)
+
+    def read(self, query: Float[Tensor, "*b n"]) -> Float[Tensor, "*b v"]:
+        """The sum of the stores within the radius of `query`."""
+        _check_signs("query", query)
+        return lookup(query, self.addresses, self.stores, similarity="hamming", separation=self.within)
+
+    def recall(self, query: Float[Tensor, "*b n"], steps: int = 1) -> Float[Tensor, "*b n"]:
+        """Autoassociative reading: the majority bit of `read`, `steps` times; a tied bit keeps the query's."""
+        for _ in range(steps):
+            query = majority(self.read(query), query)
+        return query
+
+
+def majority(read: Float[Tensor, "*b n"], query: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
+    """The sign of every bit of `read`; a tie keeps the query's bit.
+
+    >>> majority(torch.tensor([2.0, -1.0, 0.0]), torch.tensor([-1.0, -1.0, 1.0]))
+    tensor([ 1., -1.,  1.])
+    """
+    return torch.where(read == 0, query, read.sign())
+
+
+def sdm_attention(
+    query: Float[Tensor, "*b n"], keys: Float[Tensor, "m n"], values: Float[Tensor, "m v"], beta: float
+) -> Float[Tensor, "*b v"]:
+    """Reading as attention: ``softmax(β cos(query, keys)) values``, all vectors L2-normalised first. Cost as `lookup`.
+
+    >>> sdm_attention(torch.tensor([3.0, 0.0]), torch.eye(2), torch.tensor([[1.0], [0.0]]), beta=math.log(3.0))
+    tensor([0.7500])
+    """
+    return lookup(query, keys, values, similarity="cosine", separation=Softmax(beta))
+
+
+def _check_signs(name: str, given: Tensor) -> None:
+    if not bool((given.abs() == 1).all()):
+        raise Refused(f"{name}: must be -1 or +1")
