@@ -1,12 +1,12 @@
 """Kanerva's sparse distributed memory (SDM), and the softmax attention that its reading amounts to.
 
-A pattern (address p, content v) is added to the store of every neuron x whose address lies within Hamming distance d of p; reading at ξ
-sums the stores within d of ξ. With r random neurons the weight of a pattern at distance dv is, on average,
+A pattern (address p, content v) is added to the store of every neuron x whose address lies within Hamming distance d of p; reading
+at ξ sums the stores within d of ξ. With r random neurons the weight of a pattern at distance dv is, on average,
 
     (r / 2ⁿ) I(n, d, dv),    I = Σ_a Σ_c C(n − dv, a) C(dv, c),    c ≥ n − d − a,  c ≤ d + a + dv − n
 
-the number of points in both balls (a: places where ξ and p agree and x agrees with both; c: where they differ and x sides with ξ). As
-log I falls nearly on a straight line in cos = 1 − 2 dv / n, the weights are nearly softmax(β cos).
+the number of points in both balls (a: places where ξ and p agree and x agrees with both; c: where they differ and x sides with ξ).
+As log I is nearly a straight line in cos = 1 − 2 dv / n, the weights are nearly softmax(β cos).
 
 Kanerva 1988; Bricken & Pehlevan, "Attention Approximates Sparse Distributed Memory", NeurIPS 2021, arXiv:2111.05498. Vectors are ±1
 here, {0, 1} there. The projection that the paper learns into the binary-like space is any layer before `sdm_attention`.
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.special import logsumexp, ndtr, ndtri
+from scipy.stats import binom
 from torch import Tensor
 
 from neuropil.errors import Refused, choose
@@ -64,9 +65,9 @@ def log_overlap(n: int, d: int) -> Float[Tensor, "dv"]:
 def cap_intersection(n: int, c: float, cosine: Float[Tensor, "*b"], nodes: int = 128) -> Float[Tensor, "*b"]:
     """The continuous I: log of the share of the unit sphere in Rⁿ whose cosine to both of two directions is at least `c`.
 
-    ``(1/π) ∫_{θ/2}^{arccos c} (1 − c² / cos² φ)^{(n−2)/2} dφ`` with ``cos θ = cosine`` (project the sphere on the plane of both; in polar
-    coordinates the radial integral is exact). For binary vectors c = 1 − 2 d / n. Gauss–Legendre in logarithms; −∞ where the caps do not
-    meet. O(b · nodes). Raises `Refused` for n < 3 or c outside (0, 1).
+    ``(1/π) ∫_{θ/2}^{arccos c} (1 − c² / cos² φ)^{(n−2)/2} dφ`` with ``cos θ = cosine``: project the sphere on the plane of both
+    directions; in polar coordinates the radial integral is exact. For binary vectors c = 1 − 2 d / n. Gauss–Legendre in logarithms;
+    −∞ where the caps do not meet. O(b · nodes). Raises `Refused` for n < 3 or c outside (0, 1).
 
     >>> share = cap_intersection(3, 0.5, torch.tensor([1.0])).exp()        # one cap of the ordinary sphere: (1 − c)/2
     >>> round(float(share), 4)
@@ -77,13 +78,12 @@ def cap_intersection(n: int, c: float, cosine: Float[Tensor, "*b"], nodes: int =
     x, w = np.polynomial.legendre.leggauss(nodes)
     low = np.arccos(np.clip(cosine.double().cpu().numpy(), -1, 1))[..., None] / 2
     high = math.acos(c)
-    width = np.clip(high - low, 0, None) / 2
-    # φ = high − 2 width s², s from 0 to 1, takes the root at the upper end out of the integrand
+    width = np.clip(high - low, 0, None)
     s = (x + 1) / 2
-    phi = high - 2 * width * s**2
+    phi = high - width * s**2  # takes the root of the integrand at its upper end away; dφ = 2 width s ds
     inside = np.clip(1 - (c / np.cos(phi)) ** 2, 0, None)
     with np.errstate(divide="ignore"):
-        terms = np.log(w / 2 * 2 * s) + np.log(2 * width) + (n - 2) / 2 * np.log(inside) - math.log(math.pi)
+        terms = np.log(w * s * width / math.pi) + (n - 2) / 2 * np.log(inside)
         return torch.from_numpy(np.asarray(logsumexp(terms, axis=-1))).to(cosine.device)
 
 
@@ -117,13 +117,14 @@ class Fit(NamedTuple):
 def fit_beta(n: int, d: int, most: int | None = None) -> Fit:
     """β of the softmax that reading with radius `d` amounts to: the slope of log I against cos = 1 − 2 dv / n, least squares.
 
-    Over the distances dv ≤ `most` at which the balls meet (default: all such). Raises `Refused` for fewer than three of them.
+    Over the distances dv ≤ `most` at which the balls meet; the default, `d`, is where the weights are: beyond it the line bends.
+    Raises `Refused` for fewer than three of them.
 
     >>> fit = fit_beta(64, 11)
     >>> round(fit.beta, 1), round(fit.r2, 3)
     (14.9, 0.976)
     """
-    log_i = log_overlap(n, d)[: None if most is None else most + 1]
+    log_i = log_overlap(n, d)[: (d if most is None else most) + 1]
     log_i = log_i[log_i.isfinite()]
     if len(log_i) < 3:
         raise Refused(f"d, most: a line needs three distances at which the balls meet, got {len(log_i)}")
@@ -132,46 +133,49 @@ def fit_beta(n: int, d: int, most: int | None = None) -> Fit:
     return Fit(float(x @ y / (x @ x)), float((x @ y) ** 2 / ((x @ x) * (y @ y))))
 
 
-def signal_to_noise(n: int, d: int, r: float, m: float, dv: int = 0) -> float:
-    """Mean over standard deviation of a bit read at distance `dv` from its pattern, with `r` neurons and `m` random patterns.
+def critical_distance(n: int, d: int, r: float, m: int) -> int:
+    """How many bits of a query may be wrong so that every read brings it nearer to its pattern, on average.
 
-    ``s / √(s + m r p² (1 + r p²))``, ``s = (r / 2ⁿ) I(n, d, dv)``: the signal, its Poisson noise, and that of the other patterns.
+    With `r` neurons, `m` random patterns and o(dv) = (r / 2ⁿ) I(n, d, dv), the bits read at distance dv have signal-to-noise ratio
+    ``o(dv) / √(o(dv) + (m − 1) Σ_k C(n, k) 2⁻ⁿ (o(k)² + o(k)))``: Poisson noise, and the other patterns'. Of the n bits, ``n Φ(−SNR)``
+    come out wrong; the query moves nearer while these are fewer than dv.
 
-    >>> round(signal_to_noise(64, 11, 2.0**64, 1024), 1)
-    76107.1
+    >>> critical_distance(64, 15, 2.0**64, 1024)
+    18
     """
-    s, p = r * circle_intersection(n, d, dv) / 2**n, ball_fraction(n, d)
-    return s / math.sqrt(s + m * r * p**2 * (1 + r * p**2)) if s else 0.0
+    o = r / 2**n * log_overlap(n, d).exp().numpy()
+    crosstalk = (m - 1) * (binom.pmf(np.arange(n + 1), n, 0.5) * (o**2 + o)).sum()
+    dv = np.arange(1, n // 2 + 1)
+    wrong = n * ndtr(-o[dv] / np.sqrt(o[dv] + crosstalk))
+    return int(np.append(wrong >= dv, True).argmax())
 
 
-def critical_distance(n: int, d: int, r: float, m: float) -> int:
-    """The farthest query that reading brings nearer: the largest dv with ``n Φ(−SNR(dv)) < dv`` wrong bits after one read."""
-    return max((dv for dv in range(1, n // 2 + 1) if n * ndtr(-signal_to_noise(n, d, r, m, dv)) < dv), default=0)
+def best_radius(n: int, r: float, m: int, goal: str = "signal") -> int:
+    """The radius that is best for `r` neurons and `m` random patterns, for one of three goals; p is the share of neurons in a ball.
 
+    - ``signal``: the highest signal-to-noise ratio of a noise-free query, ``r p / (1 + m p (1 + r p²))`` (Kanerva 1988).
+    - ``capacity``: the most patterns of which a noise-free query reads all n bits right with probability 0.99: that ratio solved
+      for m. (`m` plays no part.)
+    - ``critical distance``: the largest `critical_distance`; of several equally good radii the middle one.
 
-def best_radius(n: int, r: float, m: float, goal: str = "signal") -> int:
-    """The radius that is best for `r` neurons and `m` random patterns, for one of three goals.
+    O(n) radii, O(n²) big integers each. Raises `Refused` for an unknown goal. The paper's three radii for n = 64:
 
-    - ``signal``: highest `signal_to_noise` of a noise-free query; at p = (2 m r)^(−1/3) (Kanerva 1988).
-    - ``capacity``: most patterns of which a noise-free query reads all n bits right with probability 0.99 (`m` plays no part).
-    - ``critical distance``: the noisiest query that still converges.
-
-    O(n) radii of O(n²) big integers. Raises `Refused` for an unknown goal.
-
-    >>> [best_radius(64, 2.0**64, 1024, goal) for goal in ("signal", "capacity")]
-    [11, 5]
+    >>> [best_radius(64, 2.0**64, 1024, goal) for goal in ("signal", "capacity", "critical distance")]
+    [11, 5, 15]
     """
     choose("goal", goal, ("signal", "capacity", "critical distance"))
+    radii = range(1, n // 2 + 1)
+    if goal == "critical distance":
+        distances = [critical_distance(n, d, r, m) for d in radii]
+        best = [d for d, distance in zip(radii, distances, strict=True) if distance == max(distances)]
+        return best[len(best) // 2]
+    z2 = ndtri(0.99 ** (1 / n)) ** 2
 
     def score(d: int) -> float:
-        if goal == "signal":
-            return signal_to_noise(n, d, r, m)
-        if goal == "critical distance":
-            return critical_distance(n, d, r, m) + 1 - ball_fraction(n, d)  # of equals the smaller ball
-        p, z = ball_fraction(n, d), float(ndtri(0.99 ** (1 / n)))
-        return (r * p / z**2 - 1) / (p + r * p**3)
+        p = ball_fraction(n, d)
+        return r * p / (1 + m * p * (1 + r * p**2)) if goal == "signal" else (r * p / z2 - 1) / (p + r * p**3)
 
-    return max(range(1, n // 2 + 1), key=score)
+    return max(radii, key=score)
 
 
 @dataclass(frozen=True)
