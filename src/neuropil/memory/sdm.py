@@ -136,9 +136,9 @@ def fit_beta(n: int, d: int, most: int | None = None) -> Fit:
 def critical_distance(n: int, d: int, r: float, m: int) -> int:
     """How many bits of a query may be wrong so that every read brings it nearer to its pattern, on average.
 
-    With `r` neurons, `m` random patterns and o(dv) = (r / 2ⁿ) I(n, d, dv), the bits read at distance dv have signal-to-noise ratio
-    ``o(dv) / √(o(dv) + (m − 1) Σ_k C(n, k) 2⁻ⁿ (o(k)² + o(k)))``: Poisson noise, and the other patterns'. Of the n bits, ``n Φ(−SNR)``
-    come out wrong; the query moves nearer while these are fewer than dv.
+    With `r` neurons, `m` random patterns and o(dv) = (r / 2ⁿ) I(n, d, dv), bits read at distance dv have signal-to-noise ratio
+    ``o(dv) / √(o(dv) + (m − 1) Σ_k C(n, k) 2⁻ⁿ (o(k)² + o(k)))``: Poisson noise, and the other patterns'. Of n bits,
+    ``n Φ(−SNR)`` come out wrong; the query moves nearer while these are fewer than dv.
 
     >>> critical_distance(64, 15, 2.0**64, 1024)
     18
@@ -203,9 +203,9 @@ class SDM:
     Writing gives a new memory. O(m r n) time to write m patterns and O(b r n) to read b queries; memory O(r (n + v)).
 
     >>> generator = torch.Generator().manual_seed(0)
-    >>> patterns = torch.randint(2, (10, 32), generator=generator) * 2.0 - 1
-    >>> memory = SDM.random(neurons=5000, n=32, radius=11, generator=generator).write(patterns, patterns)
-    >>> noisy = patterns.clone(); noisy[:, :4] *= -1
+    >>> patterns = torch.randint(2, (5, 32), generator=generator) * 2.0 - 1
+    >>> memory = SDM.random(neurons=20_000, n=32, radius=10, generator=generator).write(patterns, patterns)
+    >>> noisy = patterns.clone(); noisy[:, :3] *= -1
     >>> bool((memory.recall(noisy, steps=3) == patterns).all())
     True
     """
