@@ -1,16 +1,16 @@
 """Consolidated Hebbian learning under noise: how a binary sparse associative memory may come to be by itself.
 
-    x̃ = insert_erase(x)                                    noise: active units erased (p_e), silent ones inserted (p_i)
-    a ← the E units with the largest γ x̃ + W a > 0          a few times; E: the energy limit (none: all with a drive of at least γ)
-    c_ij ← c_ij + a_i a_j                                   at each presentation
-    W_ij ← 1 for good once c_ij ≥ θ;   c_ij ← 0.9 c_ij      the decay once an epoch, for links that are not permanent yet
+    x̃ = insert_erase(x)                        noise: active units erased (p_e), silent ones inserted (p_i)
+    a ← x̃,  then  a ← the E units with the largest γ x̃ + W a > 0,  `steps` times         E: the energy limit
+    c_ij ← c_ij + a_i a_j                       at each presentation
+    W_ij ← 1 for good once c_ij ≥ θ             and c_ij ← 0.9 c_ij once an epoch for links that are not permanent yet
 
 With θ = 1 a link is made at the first co-activity: plain Hebbian learning, which under noise links nearly everything. The Willshaw
 matrix of the clean messages (`neuropil.memory.willshaw`) is what the consolidated rule should arrive at.
 
-After "Robust Associative Memories Naturally Occuring From Recurrent Hebbian Networks Under Noise", 2017, arXiv:1709.08367. The abstract fixes
-the ingredients (noise, limited energy, permanent links after repeated evidence); the update above is our reading of it, so every constant
-of it is an argument.
+"Robust Associative Memories Naturally Occuring From Recurrent Hebbian Networks Under Noise", 2017, arXiv:1709.08367. The abstract fixes
+the ingredients (noise, limited energy, permanent links after repeated evidence); the update is our reading of it, and all its constants
+are arguments. Units that tie with the E-th stay active, so the limit can be exceeded by ties.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from neuropil.errors import Refused
-from neuropil.memory.willshaw import insert_erase
+from neuropil.memory.willshaw import active, insert_erase
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ class Learned:
 class ConsolidatedHebb:
     """The rule and its constants: `theta` co-activities make a link, `decay` of counters per epoch, `energy` limit on active units.
 
-    `steps` recurrent updates with input gain `gamma` come before each learning step; `energy` None is no limit.
+    `steps` recurrent updates with input gain `gamma` come before each learning step (none: the activity is the input). Without a limit,
+    every unit with any drive is active. A gain above the number of active units lets the net choose among its inputs, but not override
+    them.
 
     >>> from neuropil.memory.willshaw import sparse_messages, willshaw
     >>> generator = torch.Generator().manual_seed(0)
-    >>> messages = sparse_messages(20, 100, 5, generator)
-    >>> learned = ConsolidatedHebb(theta=3.0).learn(messages, epochs=8, p_i=0.01, p_e=0.1, generator=generator)
+    >>> messages = sparse_messages(150, 400, 8, generator)
+    >>> learned = ConsolidatedHebb().learn(messages, epochs=12, p_i=0.01, p_e=0.1, generator=generator)
     >>> precision, recall = agreement(learned.W, willshaw(messages))
     >>> precision > 0.97 and recall > 0.95
     True
@@ -51,23 +53,18 @@ class ConsolidatedHebb:
     theta: float = 4.0
     decay: float = 0.9
     energy: int | None = None
-    steps: int = 2
-    gamma: float = 1.0
+    steps: int = 0
+    gamma: float = 10.0
 
     def __post_init__(self) -> None:
         if self.theta < 1 or not 0 <= self.decay <= 1 or self.steps < 0 or (self.energy is not None and self.energy < 1):
             raise Refused(f"theta >= 1, 0 <= decay <= 1, steps >= 0, energy >= 1 or None are needed, got {self}")
 
-    def settle(self, x: Tensor, W: Tensor) -> Tensor:
-        """The activity that input `x` calls up through `W`: one message (n,) or many (m, n)."""
+    def settle(self, x: Float[Tensor, "*m n"], W: Float[Tensor, "n n"]) -> Float[Tensor, "*m n"]:
+        """The activity that input `x` calls up through `W`."""
         a = x
         for _ in range(self.steps):
-            drive = self.gamma * x + a @ W
-            if self.energy is None:
-                a = (drive >= self.gamma).to(x)
-            else:
-                least = drive.topk(min(self.energy, drive.shape[-1]), dim=-1).values[..., -1:]
-                a = ((drive >= least) & (drive > 0)).to(x)
+            a = active(self.gamma * x + a @ W, self.energy or x.shape[-1])
         return a
 
     def learn(
@@ -81,8 +78,8 @@ class ConsolidatedHebb:
     ) -> Learned:
         """`epochs` presentations of every message with fresh noise, in random order, one after the other (`start`: go on from there).
 
-        Learning and recall share the dynamics, so presentations are sequential by definition; each costs O(steps E n), plus O(n²) an
-        epoch for the decay. Memory O(n² + m n).
+        What is learned changes the dynamics of what comes next, so presentations are sequential by definition; each costs O(steps n²)
+        for the dynamics and O(active²) for learning. Memory O(n² + m n).
         """
         m, n = messages.shape
         W, counters = (torch.zeros(n, n), torch.zeros(n, n)) if start is None else (start.W.clone(), start.counters.clone())
@@ -91,7 +88,7 @@ class ConsolidatedHebb:
             noisy = insert_erase(messages, p_i, p_e, generator)
             total = 0
             for index in torch.randperm(m, generator=generator).tolist():
-                units = self._settle_one(noisy[index], W).nonzero().flatten()
+                units = self.settle(noisy[index], W).nonzero().flatten()
                 rows, columns = units[:, None], units
                 seen = counters[rows, columns] + 1
                 counters[rows, columns] = seen
@@ -102,25 +99,13 @@ class ConsolidatedHebb:
             activity.append(total / m)
         return Learned(W, counters.fill_diagonal_(0), activity)
 
-    def _settle_one(self, x: Tensor, W: Tensor) -> Tensor:
-        """`settle` for one message, over the rows of its active units only."""
-        a = x
-        for _ in range(self.steps):
-            drive = self.gamma * x + W[a.bool()].sum(0)
-            if self.energy is None:
-                a = (drive >= self.gamma).to(x)
-            else:
-                least = drive.topk(min(self.energy, len(drive))).values[-1]
-                a = ((drive >= least) & (drive > 0)).to(x)
-        return a
-
 
 def theta_bound(presentations: int, p_i: float, k: int, n: int, wrong: float = 0.01) -> int:
     """The least θ at which a pair of units that no message joins becomes a link with probability at most `wrong`.
 
-    A pair is active together by noise alone at most with ``q = p_i (k/n + p_i)`` a presentation (one unit inserted, the other in the
-    message or inserted too; twice, for either unit); counts are binomial. So θ follows from the noise, not from the result; the decay
-    is left out, which makes the bound safe.
+    A pair is active together by noise alone with at most ``q = 2 p_i (k/n + p_i)`` a presentation: one unit inserted, the other in
+    the message or inserted too, for either unit. Counts are binomial. So θ follows from the noise and not from the result; the
+    decay is left out, which makes the bound safe.
 
     >>> theta_bound(presentations=12 * 150, p_i=0.01, k=8, n=400)
     5
