@@ -8,9 +8,9 @@
 With θ = 1 a link is made at the first co-activity: plain Hebbian learning, which under noise links nearly everything. The Willshaw
 matrix of the clean messages (`neuropil.memory.willshaw`) is what the consolidated rule should arrive at.
 
-"Robust Associative Memories Naturally Occuring From Recurrent Hebbian Networks Under Noise", 2017, arXiv:1709.08367. The abstract fixes
-the ingredients (noise, limited energy, permanent links after repeated evidence); the update is our reading of it, and all its constants
-are arguments. Units that tie with the E-th stay active, so the limit can be exceeded by ties.
+"Robust Associative Memories Naturally Occuring From Recurrent Hebbian Networks Under Noise", 2017, arXiv:1709.08367. The abstract
+fixes the ingredients (noise, limited energy, permanent links after repeated evidence); the update is our reading of it, and all
+its constants are arguments. Units that tie with the E-th stay active, so the limit can be exceeded by ties.
 """
 
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ class Learned:
 class ConsolidatedHebb:
     """The rule and its constants: `theta` co-activities make a link, `decay` of counters per epoch, `energy` limit on active units.
 
-    `steps` recurrent updates with input gain `gamma` come before each learning step (none: the activity is the input). Without a limit,
-    every unit with any drive is active. A gain above the number of active units lets the net choose among its inputs, but not override
-    them.
+    `steps` recurrent updates with input gain `gamma` come before each learning step (none: the activity is the input). Without a
+    limit, every unit with any drive is active. A gain above the number of active units lets the net choose among its inputs, but
+    not override them.
 
     >>> from neuropil.memory.willshaw import sparse_messages, willshaw
     >>> generator = torch.Generator().manual_seed(0)
@@ -76,10 +76,11 @@ class ConsolidatedHebb:
         generator: torch.Generator | None = None,
         start: Learned | None = None,
     ) -> Learned:
-        """`epochs` presentations of every message with fresh noise, in random order, one after the other (`start`: go on from there).
+        """`epochs` presentations of every message with fresh noise, in random order, one after the other (`start`: go on from
+        there).
 
-        What is learned changes the dynamics of what comes next, so presentations are sequential by definition; each costs O(steps n²)
-        for the dynamics and O(active²) for learning. Memory O(n² + m n).
+        What is learned changes the dynamics of what comes next, so presentations are sequential by definition; each costs O(steps
+        n²) for the dynamics and O(active²) for learning. Memory O(n² + m n).
         """
         m, n = messages.shape
         W, counters = (torch.zeros(n, n), torch.zeros(n, n)) if start is None else (start.W.clone(), start.counters.clone())

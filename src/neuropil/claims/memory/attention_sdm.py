@@ -251,8 +251,8 @@ def a_tenth_of_the_beta_loses_recall(trial: Trial) -> Outcome:
 def ten_times_the_beta_loses_recall(trial: Trial) -> Outcome:
     """With ten times the fitted β, attention recalls at least 10 points less somewhere.
 
-    As for a tenth of it. It fails: with a very large β reading is a search for the nearest pattern, which is the best there is for exact
-    recall; the memory itself is less sharp than that.
+    As for a tenth of it. It fails: with a very large β reading is a search for the nearest pattern, which is the best there is for
+    exact recall; the memory itself is less sharp than that.
     """
     return largest_loss(trial, 10.0)
 
@@ -306,8 +306,8 @@ def effective_betas(net: Patches, pixels: Tensor) -> Tensor:
 def training_brings_beta_into_the_range_of_the_memory(trial: Trial) -> Outcome:
     """Training a small transformer on MNIST brings the effective β of its heads, |q| |k| / √64, into the range of SDM's.
 
-    Two blocks of two heads of 64 dimensions; the range is that of the fitted β at the paper's radii 5 to 15 for n = 64. The card sets no
-    threshold; the claim asks only that training raises the share.
+    Two blocks of two heads of 64 dimensions; the range is that of the fitted β at the paper's radii 5 to 15 for n = 64. The card
+    sets no threshold; the claim asks only that training raises the share.
     """
     digits, unseen = data.digits("mnist", "train"), data.digits("mnist", "test")
     low, high = sorted(fit_beta(N, best_radius(N, 2.0**N, 1024, goal)).beta for goal in GOALS)[:: len(GOALS) - 1]
