@@ -22,7 +22,7 @@ from neuropil.memory.willshaw import (
 )
 
 UNITS, ACTIVE, MESSAGES, EPOCHS = 400, 8, 150, 12
-NOISE = {"p_i": 0.01, "p_e": 0.1}
+P_I, P_E = 0.01, 0.1
 PRECISION = Metric("precision of links", better="higher")
 RULES = {"consolidated": ConsolidatedHebb(), "plain": ConsolidatedHebb(theta=1.0)}
 
@@ -42,12 +42,12 @@ def digit_codes(trial: Trial) -> Tensor:
 
 def learned(trial: Trial, messages: Tensor, rule: ConsolidatedHebb, epochs: int = EPOCHS) -> Tensor:
     """W after 12 epochs of noisy presentations; every rule sees the same noise."""
-    return rule.learn(messages, trial.pick(smoke=2, quick=epochs, full=epochs), **NOISE, generator=trial.generator(2)).W
+    return rule.learn(messages, trial.pick(smoke=2, quick=epochs, full=epochs), P_I, P_E, generator=trial.generator(2)).W
 
 
 def retrieval(trial: Trial, messages: Tensor, W: Tensor) -> float:
     """The share of messages that come back exactly from a noisy cue; the cue is not held."""
-    noisy = insert_erase(messages, **NOISE, generator=trial.generator(3))
+    noisy = insert_erase(messages, P_I, P_E, generator=trial.generator(3))
     return float((recall(noisy, W, ACTIVE) == messages).all(1).float().mean())
 
 
@@ -77,7 +77,7 @@ def emergence(trial: Trial, messages: Tensor, quantity: int) -> Outcome:
     names = ("precision", "recall", "retrieval")
     notes = {f"θ = {theta}": dict(zip(names, values, strict=True)) for theta, values in sweep.items()}
     notes["retrieval by Willshaw's own matrix"] = {"": retrieval(trial, messages, target)}
-    bound = theta_bound(EPOCHS * len(messages), NOISE["p_i"], ACTIVE, UNITS)
+    bound = theta_bound(EPOCHS * len(messages), P_I, ACTIVE, UNITS)
     return Outcome(sweep[4][quantity], sweep[1][quantity], {**notes, "θ by a binomial bound on the noise": bound})
 
 
@@ -146,14 +146,15 @@ def digits_make_the_links_of_willshaw(trial: Trial) -> Outcome:
 
 def limits(trial: Trial, messages: Tensor) -> dict[str, list[list[float]]]:
     """Precision and recall of links over the epochs, without a limit on activity and with several."""
-    target, curves = willshaw(messages), {}
+    target = willshaw(messages)
+    curves: dict[str, list[list[float]]] = {}
     stops = trial.pick(smoke=(1, 2), quick=(4, 8, 12), full=(2, 4, 6, 8, 10, 12, 16, 20, 24))
     rules = {"no limit": ConsolidatedHebb()} | {f"E = {e}": ConsolidatedHebb(energy=e, steps=1) for e in (6, ACTIVE, 10, 12)}
     for name, rule in trial.track(rules.items(), "limits", total=len(rules)):
         generator, state, done = trial.generator(2), None, 0
         curves[name] = []
         for stop in stops:
-            state = rule.learn(messages, stop - done, **NOISE, generator=generator, start=state)
+            state = rule.learn(messages, stop - done, P_I, P_E, generator=generator, start=state)
             done = stop
             curves[name].append([stop, *agreement(state.W, target)])
     return curves
@@ -208,7 +209,7 @@ def without_a_limit_activity_grows(trial: Trial) -> Outcome:
     """
     messages, epochs = random_messages(trial), trial.pick(smoke=5, quick=EPOCHS, full=EPOCHS)
     rules = {"no limit": ConsolidatedHebb(steps=1), f"E = {ACTIVE}": ConsolidatedHebb(steps=1, energy=ACTIVE)}
-    activity = {name: r.learn(messages, epochs, **NOISE, generator=trial.generator(2)).activity for name, r in rules.items()}
+    activity = {name: r.learn(messages, epochs, P_I, P_E, generator=trial.generator(2)).activity for name, r in rules.items()}
 
     def draw() -> object:
         import matplotlib.pyplot as plt
