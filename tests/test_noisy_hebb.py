@@ -45,9 +45,9 @@ def test_a_link_needs_theta_co_activities_and_decay_comes_once_an_epoch():
     message = torch.tensor([[1.0, 1.0, 0.0]])
     rule = ConsolidatedHebb(theta=4.0, decay=0.9)
     counts = [float(rule.learn(message.repeat(2, 1), epochs).counters[0, 1]) for epochs in (1, 2)]
-    assert counts == pytest.approx(
-        [1.8, 3.8]
-    )  # 2 · 0.9, then the fourth co-activity would be 3.8 < 4: (1.8 + 2) · 0.9 if it had decayed
+    assert counts == pytest.approx([2 * 0.9, (2 * 0.9 + 2) * 0.9], rel=1e-5)
+    assert not rule.learn(message.repeat(2, 1), 2).W.any()  # 3.8 co-activities are fewer than 4
+    assert rule.learn(message.repeat(2, 1), 3).W.sum() == 2
 
 
 def test_interrupted_learning_goes_on_as_if_it_had_not_been():
