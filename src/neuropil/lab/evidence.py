@@ -94,9 +94,11 @@ def record(path: Path, row: dict[str, Any], pictures: dict[str, bytes], summaris
     `summarise` maps the rows to the facts that stand beside them. Pictures are written first, so that a file never names a
     picture that is not there.
     """
-    for name, content in pictures.items():
-        write_atomic(path.with_name(f"{path.name.removesuffix('.json')}.{name}.png"), content)
     with locked(path):
+        for orphan in path.parent.glob(f".{path.name.removesuffix('.json')}.*.tmp"):
+            orphan.unlink(missing_ok=True)  # of a killed process: the lock says that nobody is writing
+        for name, content in pictures.items():
+            write_atomic(path.with_name(f"{path.name.removesuffix('.json')}.{name}.png"), content)
         rows = read(path).fresh(row["fingerprint"]) | {row["seed"]: row}
         ordered = [rows[seed] for seed in sorted(rows)]
         write_json(path, {"format": FORMAT, **summarise(ordered), "rows": ordered})
@@ -122,7 +124,7 @@ def fingerprint(system: System) -> str:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
-        digest.update(ast.dump(tree).encode())
+        digest.update(ast.unparse(tree).encode())  # not ast.dump, whose form changes with the Python version
     return digest.hexdigest()[:16]
 
 
