@@ -156,7 +156,7 @@ def limits(trial: Trial, messages: Tensor) -> dict[str, list[list[float]]]:
         for stop in stops:
             state = rule.learn(messages, stop - done, P_I, P_E, generator=generator, start=state)
             done = stop
-            curves[name].append([stop, *agreement(state.W, target)])
+            curves[name].append([float(stop), *agreement(state.W, target)])
     return curves
 
 
