@@ -1,4 +1,4 @@
-"""How long `import neuropil` and `neuropil list` take, beside a bare Python: `python benchmarks/startup.py`. Best of ten, in seconds."""
+"""What `import neuropil` and `neuropil list` take beyond a bare Python: `python benchmarks/startup.py`. Best of ten, seconds."""
 
 import json
 import subprocess
