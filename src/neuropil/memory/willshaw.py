@@ -1,147 +1,156 @@
-"""Binary sparse associative memories: Willshaw's, and its clustered form, the clique network.
+"""Binary sparse associative memories: Willshaw's, and the clustered cliques of Gripon & Berrou, with the messages they store.
 
-    W_ij = max_μ x_i^μ x_j^μ,  W_ii = 0;      Willshaw:  a ← the k units of largest drive x_i + (W x)_i
-                                              clique:    a ← the best of each cluster by s_i = a_i + Σ_{C ∌ i} max_{j ∈ C} W_ij a_j
+    W_ij = OR over messages of a_i a_j,  W_ii = 0                  a: k active units of N, or one of l in each of c clusters
+    Willshaw:  a ← the k units with the largest (x + W x)          ties stay ties
+    cliques:   score_i = γ x_i + Σ_clusters max_{j in cluster} W_ij x_j;    a ← the winners of every cluster
 
-A link is one bit and is never taken back. In the clique network no link runs inside a cluster, so a message of c symbols is a clique of c
-units, and the sum of maxima counts each cluster once at most: s_i ≤ c. A cluster without an active unit starts with all of its units as
-candidates. Ties stay ties: a message is recalled when no unit is tied with its own. After M random messages the share of links between
-clusters of l units is
-
-    d = 1 − (1 − 1/l²)^M
-
-Willshaw, Buneman & Longuet-Higgins 1969; Gripon & Berrou 2011, arXiv:1102.4240. They are what noisy Hebbian learning is said to end
-up with in Coyac et al. 2017, arXiv:1709.08367.
+Willshaw et al. 1969; Gripon & Berrou 2011, arXiv:1102.4240; the targets of the learning rule in `neuropil.memory.noisy_hebb`.
 """
 
-from dataclasses import dataclass, replace
-
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused
-from neuropil.memory.lookup import TopK, WinnerTakeAll
-from neuropil.memory.sparse_codes import check_binary
 
 
-def winners(drive: Float[Tensor, "*b n"], k: int) -> Float[Tensor, "*b n"]:
-    """1 for the `k` units of largest drive above 0 and for all tied with the k-th, else 0. Time O(b n log k).
+def sparse_messages(m: int, n: int, k: int, generator: torch.Generator | None = None) -> Float[Tensor, "m n"]:
+    """`m` random messages of `k` active units among `n`, as 0 and 1. O(m n).
 
-    >>> winners(torch.tensor([3.0, 1.0, 2.0, 2.0, 0.0]), 2)
-    tensor([1., 0., 1., 1., 0.])
+    >>> sparse_messages(3, 10, 2).sum(1)
+    tensor([2., 2., 2.])
     """
-    return ((TopK(k)(drive) > 0) & (drive > 0)).to(drive.dtype)
+    if not 1 <= k <= n:
+        raise Refused(f"k: must lie between 1 and n={n}, got {k}")
+    return torch.zeros(m, n).scatter(1, torch.rand(m, n, generator=generator).topk(k, dim=1).indices, 1.0)
 
 
-@dataclass(frozen=True)
-class WillshawMemory:
-    """A Willshaw memory of n units. Writing gives a new memory: O(m n²) for m messages; memory O(n²).
+def clustered_messages(m: int, c: int, l: int, generator: torch.Generator | None = None) -> Float[Tensor, "m n"]:
+    """`m` random messages with one active unit in each of `c` clusters of `l` units, as 0 and 1 (n = c l). O(m n).
 
-    >>> x = torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0, 1.0]])
-    >>> WillshawMemory.empty(5).write(x).recall(torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]]), k=3)
+    >>> clustered_messages(2, 4, 8).unflatten(1, (4, 8)).sum(2).unique()
+    tensor([1.])
+    """
+    if min(c, l) < 1:
+        raise Refused(f"c, l: must be at least 1, got {c} and {l}")
+    return torch.zeros(m, c, l).scatter(2, torch.randint(l, (m, c, 1), generator=generator), 1.0).flatten(1)
+
+
+def insert_erase(
+    messages: Float[Tensor, "m n"], p_i: float, p_e: float, generator: torch.Generator | None = None
+) -> Float[Tensor, "m n"]:
+    """Noise as a neuron sees it: every active unit is erased with probability `p_e`, every silent one inserted with `p_i`.
+
+    >>> insert_erase(torch.tensor([[1.0, 0.0]]), p_i=1.0, p_e=1.0)
+    tensor([[0., 1.]])
+    """
+    for name, p in (("p_i", p_i), ("p_e", p_e)):
+        if not 0 <= p <= 1:
+            raise Refused(f"{name}: must lie between 0 and 1, got {p}")
+    flip = torch.rand(messages.shape, generator=generator).to(messages.device) < torch.where(messages > 0, p_e, p_i)
+    return torch.where(flip, 1 - messages, messages)
+
+
+def erase_clusters(
+    messages: Float[Tensor, "m n"], c: int, erased: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "m n"]:
+    """Silence `erased` of the `c` clusters of every message, drawn at random.
+
+    >>> erase_clusters(torch.ones(1, 6), c=3, erased=2).sum()
+    tensor(2.)
+    """
+    if not 0 <= erased <= c:
+        raise Refused(f"erased: must lie between 0 and c={c}, got {erased}")
+    kept = torch.rand(len(messages), c, generator=generator).argsort(1) >= erased
+    return (messages.unflatten(1, (c, -1)) * kept[..., None].to(messages)).flatten(1)
+
+
+def willshaw(messages: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
+    """W: the OR of all outer products, with an empty diagonal. O(m n²) time, O(n²) memory.
+
+    >>> willshaw(torch.tensor([[1.0, 1.0, 0.0]])).tolist()
+    [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    _check(messages)
+    return (messages.T @ messages > 0).to(messages.dtype).fill_diagonal_(0)
+
+
+def active(drive: Float[Tensor, "*b n"], k: int) -> Float[Tensor, "*b n"]:
+    """The `k` units with the largest drive above 0, and all that tie with the last of them, as 0 and 1.
+
+    >>> active(torch.tensor([3.0, 1.0, 1.0, 0.0]), k=2)
+    tensor([1., 1., 1., 0.])
+    """
+    least = drive.topk(min(k, drive.shape[-1]), dim=-1).values[..., -1:]
+    return ((drive >= least) & (drive > 0)).to(drive.dtype)
+
+
+def recall(cue: Float[Tensor, "m n"], W: Float[Tensor, "n n"], k: int, steps: int = 4, gamma: float = 1.0) -> Float[Tensor, "m n"]:
+    """Recurrent recall: ``a ← the k largest of γ a + W a``, `steps` times, from the cue; the cue is not held. O(steps m n²).
+
+    >>> x = torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]])
+    >>> recall(torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]]), willshaw(x), k=3)
     tensor([[1., 1., 1., 0., 0.]])
     """
-
-    links: Float[Tensor, "n n"]
-
-    @classmethod
-    def empty(cls, n: int) -> "WillshawMemory":
-        """A memory without links."""
-        return cls(torch.zeros(n, n))
-
-    def write(self, messages: Float[Tensor, "m n"]) -> "WillshawMemory":
-        """The memory with a link between all units that are active in one message; `Refused` unless messages are 0 and 1."""
-        check_binary("messages", messages)
-        together = (messages.T @ messages > 0).to(messages.dtype).fill_diagonal_(0)
-        return replace(self, links=torch.maximum(self.links.to(messages), together))
-
-    def recall(self, cue: Float[Tensor, "*b n"], k: int, steps: int = 5, gamma: float = 1.0) -> Float[Tensor, "*b n"]:
-        """``a ← top-k of gamma·cue + W a``, `steps` times from the cue, ties kept. Time O(steps b n²).
-
-        Raises `Refused` for k below 1 or fewer than one step.
-        """
-        if k < 1 or steps < 1:
-            raise Refused(f"k, steps: at least 1 each, got {k} and {steps}")
-        active = cue
-        for _ in range(steps):
-            active = winners(gamma * cue + active @ self.links, k)
-        return active
+    state = cue
+    for _ in range(steps):
+        state = active(gamma * state + state @ W, k)
+    return state
 
 
-@dataclass(frozen=True)
-class CliqueMemory:
-    """A clique network of `c` clusters of `l` units. Writing gives a new memory: O(m n²) for m messages, n = c·l; memory O(n²).
+def cliques(messages: Float[Tensor, "m n"], c: int) -> Float[Tensor, "n n"]:
+    """W of clustered messages: as `willshaw`, and never a link inside one of the `c` clusters.
 
-    >>> x = torch.tensor([[1.0, 0, 0, 1, 1, 0], [0, 1.0, 0, 1, 0, 1]])                        # 3 clusters of 2
-    >>> CliqueMemory.empty(3, 2).write(x).recall(torch.tensor([[1.0, 0, 0, 1, 0, 0]]))        # the last cluster is erased
+    >>> cliques(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), c=2).sum()
+    tensor(2.)
+    """
+    n = messages.shape[1]
+    if n % c:
+        raise Refused(f"c: must divide the {n} units, got {c}")
+    cluster = torch.arange(n, device=messages.device) // (n // c)
+    return willshaw(messages) * (cluster[:, None] != cluster)
+
+
+def sum_of_max(state: Float[Tensor, "m n"], W: Float[Tensor, "n n"], c: int, gamma: float = 1.0) -> Float[Tensor, "m n"]:
+    """``γ x_i + Σ_clusters max_j W_ij x_j``: how many clusters support unit i (each counts once: never more than c − 1, plus γ).
+
+    One matrix product for every cluster: O(m n²) time, O(m n) memory.
+    """
+    n = state.shape[1]
+    score = gamma * state
+    for part in range(0, n, n // c):
+        score = score + ((state[:, part : part + n // c] @ W[part : part + n // c]) > 0)
+    return score
+
+
+def recall_clique(
+    cue: Float[Tensor, "m n"], W: Float[Tensor, "n n"], c: int, steps: int = 4, gamma: float = 1.0
+) -> Float[Tensor, "m n"]:
+    """Sum-of-max scores, then winner take all in each cluster; tied winners all stay active. O(steps m n²).
+
+    A silent cluster with no support has no winner but all its units, which then support nobody wrongly excluded: the next steps
+    narrow them down.
+
+    >>> x = torch.tensor([[1.0, 0.0, 0.0, 1.0, 1.0, 0.0]])
+    >>> recall_clique(torch.tensor([[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]]), cliques(x, c=3), c=3)
     tensor([[1., 0., 0., 1., 1., 0.]])
     """
-
-    c: int
-    l: int
-    links: Float[Tensor, "n n"]
-
-    @classmethod
-    def empty(cls, c: int, l: int) -> "CliqueMemory":
-        """A network without links; `Refused` for fewer than two clusters or no units."""
-        if c < 2 or l < 1:
-            raise Refused(f"c, l: needed are at least 2 clusters of at least 1 unit, got {c} of {l}")
-        return cls(c, l, torch.zeros(c * l, c * l))
-
-    @property
-    def between(self) -> Bool[Tensor, "n n"]:
-        """Where a link is allowed: between different clusters."""
-        cluster = torch.arange(self.c * self.l, device=self.links.device) // self.l
-        return cluster[:, None] != cluster
-
-    def write(self, messages: Float[Tensor, "m n"]) -> "CliqueMemory":
-        """The network with the cliques of `messages`; `Refused` unless each has exactly one active unit in every cluster."""
-        check_binary("messages", messages)
-        if messages.shape[1] != self.c * self.l or not bool((messages.unflatten(1, (self.c, self.l)).sum(-1) == 1).all()):
-            raise Refused(f"messages: must have one active unit in each of {self.c} clusters of {self.l}")
-        together = (messages.T @ messages > 0).to(messages.dtype)
-        return replace(self, links=torch.maximum(self.links.to(messages), together) * self.between.to(messages))
-
-    def density(self) -> float:
-        """The share of possible links that exist."""
-        return float(self.links.sum() / self.between.sum())
-
-    def score(self, active: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-        """The sum of maxima ``s_i``, at most c. Time O(b n²), memory O(b c n).
-
-        >>> CliqueMemory.empty(2, 2).score(torch.ones(1, 4))
-        tensor([[1., 1., 1., 1.]])
-        """
-        sources = active.unflatten(-1, (self.c, self.l)).transpose(0, 1)  # clusters, batch, units
-        reached = (sources @ self.links.view(self.c, self.l, -1) > 0).to(active.dtype)
-        return active + reached.sum(0)  # no link runs inside a cluster, so each of the others counts once
-
-    def recall(self, cue: Float[Tensor, "b n"], steps: int = 5, block: int = 2**24) -> Float[Tensor, "b n"]:
-        """The best-scoring units of every cluster, `steps` times from the cue; ties stay, and the cue is not held on.
-
-        Takes the cues in slices of at most `block` numbers (b c n). Time O(steps b n²).
-        """
-        if steps < 1:
-            raise Refused(f"steps: at least 1, got {steps}")
-        check_binary("cue", cue)
-        parts = []
-        for active in cue.split(max(1, block // (self.c * self.links.numel() // len(self.links)))):
-            clusters = active.unflatten(-1, (self.c, self.l))
-            active = torch.where(clusters.any(-1, keepdim=True), clusters, 1).flatten(-2)
-            for _ in range(steps):
-                score = self.score(active).unflatten(-1, (self.c, self.l))
-                active = (WinnerTakeAll()(score) > 0).to(cue.dtype).flatten(-2)
-            parts.append(active)
-        return torch.cat(parts)
+    state = cue
+    for _ in range(steps):
+        score = sum_of_max(state, W, c, gamma).unflatten(1, (c, -1))
+        state = (score == score.amax(-1, keepdim=True)).to(cue.dtype).flatten(1)
+    return state
 
 
-def density(messages: int, l: int) -> float:
-    """``d = 1 − (1 − 1/l²)^M``, the expected share of links after M random clustered messages; `Refused` for l below 1.
+def density(m: int, l: int) -> float:
+    """``1 − (1 − 1/l²)^m``: the expected share of possible links that `m` random clustered messages have made.
 
-    >>> round(density(1000, 64), 3)
-    0.217
+    >>> round(density(4096, 64), 4)
+    0.6322
     """
-    if l < 1 or messages < 0:
-        raise Refused(f"l, messages: needed are l of at least 1 and no negative number, got {l} and {messages}")
-    return 1 - (1 - 1 / l**2) ** messages
+    return 1 - (1 - 1 / l**2) ** m
+
+
+def _check(messages: Tensor) -> None:
+    if not bool(((messages == 0) | (messages == 1)).all()):
+        raise Refused("messages: must be 0 or 1")
