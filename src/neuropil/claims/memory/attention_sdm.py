@@ -142,10 +142,11 @@ TRACKS = Metric("largest difference in recall to SDM", better="lower")
 def attention_recalls_like_the_memory(trial: Trial) -> Outcome:
     """On random patterns, attention with the fitted β recalls noisy queries like SDM does, at the radius of best signal to noise.
 
-    100 patterns of 64 bits (a simulator), infinitely many neurons, radius 11; over all noise at which the balls of query and pattern
-    still meet (22 wrong bits); ten reads, exact recall of the right pattern. Up to 18 wrong bits the two agree within 2 points. It
-    fails at the rim, at 19 and 21: the overlap is a staircase, I(n, d, 2j − 1) = I(n, d, 2j), so the memory hears a query with an odd
-    number of wrong bits as if it had one more, and attention does not. (The Hopfield net holds about 9 patterns of 64 bits, not 100.)
+    100 patterns of 64 bits (a simulator), infinitely many neurons, radius 11; over all noise at which the balls of query and
+    pattern still meet (22 wrong bits); ten reads, exact recall of the right pattern. Up to 18 wrong bits the two agree within 2
+    points. It fails at the rim, at 19 and 21: the overlap is a staircase, I(n, d, 2j − 1) = I(n, d, 2j), so the memory hears a
+    query with an odd number of wrong bits as if it had one more, and attention does not. (The Hopfield net holds about 9 patterns
+    of 64 bits, not 100.)
     """
     return tracking(trial, random_patterns(trial), "signal")
 
@@ -177,8 +178,8 @@ def attention_recalls_like_the_memory_of_widest_reach(trial: Trial) -> Outcome:
 def attention_recalls_digits_like_the_memory(trial: Trial) -> Outcome:
     """On real digits, attention with the fitted β recalls noisy queries like SDM does, at the radius of best signal to noise.
 
-    100 scikit-learn digits of 64 black and white pixels, infinitely many neurons, radius 11. It fails, mostly for the same reason: most
-    digits are 10 to 23 bits apart, where the overlap falls faster than the fitted line; attention mixes in neighbours that the
+    100 scikit-learn digits of 64 black and white pixels, infinitely many neurons, radius 11. It fails, mostly for the same reason:
+    most digits are 10 to 23 bits apart, where the overlap falls faster than the fitted line; attention mixes in neighbours that the
     memory no longer reads.
     """
     return tracking(trial, digit_patterns(trial), "signal")
@@ -310,9 +311,9 @@ def effective_betas(net: Patches, pixels: Tensor) -> Tensor:
 def training_brings_beta_into_the_range_of_the_memory(trial: Trial) -> Outcome:
     """Training on MNIST moves the effective β of a small transformer's heads, |q| |k| / √64, towards the range of SDM's.
 
-    Two blocks of two heads of 64 dimensions; the range is that of the fitted β at the paper's radii 5 to 15 for n = 64. The card sets
-    no threshold; the claim asks only that more pairs of tokens lie in the range than before training. About a third do: the median
-    stays just below it.
+    Two blocks of two heads of 64 dimensions; the range is that of the fitted β at the paper's radii 5 to 15 for n = 64. The card
+    sets no threshold; the claim asks only that more pairs of tokens lie in the range than before training. About a third do: the
+    median stays just below it.
     """
     digits, unseen = data.digits("mnist", "train"), data.digits("mnist", "test")
     low, high = sorted(fit_beta(N, best_radius(N, 2.0**N, 1024, goal)).beta for goal in GOALS)[:: len(GOALS) - 1]
