@@ -123,6 +123,19 @@ def test_sdm_attention_is_torch_attention_of_unit_vectors():
     torch.testing.assert_close(sdm_attention(q, 100 * k, v, 14.9), expected)
 
 
+@pytest.mark.parametrize("d", [11, 15, 19, 23])
+def test_read_out_of_the_memory_and_of_attention_agree(d):
+    """What SDM and the fitted softmax read from 100 random patterns, 0 to 16 wrong bits: R² of at least 0.95."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randint(2, (100, 64), generator=generator) * 2.0 - 1
+    true = patterns.repeat(5, 1)
+    flips = torch.arange(0, 17, 4).repeat_interleave(100)[:, None]
+    query = torch.where(torch.rand(true.shape, generator=generator).argsort(1) < flips, -true, true)
+    memory = lookup(query, patterns, similarity="hamming", separation=Overlap(64, d))
+    attention = sdm_attention(query, patterns, patterns, fit_beta(64, d).beta)
+    assert torch.corrcoef(torch.stack([memory.flatten(), attention.flatten()]))[0, 1] ** 2 >= 0.95
+
+
 @pytest.mark.parametrize(
     ("make", "name"),
     [
