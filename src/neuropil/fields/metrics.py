@@ -21,9 +21,8 @@ def psnr(predicted: Float[Tensor, "..."], target: Float[Tensor, "..."]) -> Float
 def ssim(predicted: Float[Tensor, "h w *c"], target: Float[Tensor, "h w *c"]) -> float:
     """The structural similarity of Wang et al. 2004 (Gaussian window, σ = 1.5) by scikit-image; 1 for equal pictures in [0, 1]."""
     if predicted.shape != target.shape or predicted.ndim not in (2, 3):
-        raise Refused(
-            f"predicted, target: pictures (h, w) or (h, w, c) of one shape are needed, got {tuple(predicted.shape)} and {tuple(target.shape)}"
-        )
+        shapes = f"{tuple(predicted.shape)} and {tuple(target.shape)}"
+        raise Refused(f"predicted, target: pictures (h, w) or (h, w, c) of one shape are needed, got {shapes}")
     similarity = optional("skimage.metrics", "fields").structural_similarity
     pair = [x.detach().double().cpu().numpy() for x in (predicted, target)]
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
