@@ -17,6 +17,12 @@ _LAZY = {
     **dict.fromkeys(("bit_pattern_bags", "digit_bags"), "bags"),
     **dict.fromkeys(("bold", "digits", "faces", "grasshopper", "laser", "photographs", "table", "trials"), "loaders"),
     **dict.fromkeys(("idx", "image_folder"), "readers"),
+    **dict.fromkeys(("Clip", "Mesh", "Scene"), "scenes"),
+    **dict.fromkeys(("Cameras", "Rays"), "cameras"),
+    **dict.fromkeys(("motorcycle_capture", "read_capture", "write_capture"), "captures"),
+    "load_mesh": "meshes",
+    **dict.fromkeys(("mesh_depths", "mesh_scene", "placed"), "render"),
+    **dict.fromkeys(("read_video", "write_video"), "video"),
 }
 
 __all__ = ["Source", "path", "source", "sources", *_LAZY]

