@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -33,9 +34,13 @@ def _row(system: catalog.System) -> dict[str, Any]:
 @click.command("list")
 @click.option("--wing", help=f"Only one wing: {', '.join(catalog.WINGS)}.")
 @click.option("--existing", is_flag=True, help="Only systems whose parts exist.")
+@click.option("--activations", is_flag=True, help="The registry of activation functions instead.")
 @click.option("--json", "as_json", is_flag=True, help="Rows as JSON.")
-def list_(wing: str | None, existing: bool, as_json: bool) -> None:
+def list_(wing: str | None, existing: bool, activations: bool, as_json: bool) -> None:
     """All systems: which exist, which are planned, and what their claims came to."""
+    if activations:
+        _list_activations(as_json)
+        return
     if wing is not None:
         choose("wing", wing, catalog.WINGS)
     chosen = [s for s in catalog.systems() if wing in (None, s.wing) and (s.exists or not existing)]
@@ -63,6 +68,31 @@ def list_(wing: str | None, existing: bool, as_json: bool) -> None:
     counts = Counter(row["verdict"] for row in exist)
     words = ", ".join(f"{n} {word}" for word, n in counts.items())
     console.print(f"\n{len(exist)} of {len(chosen)} exist{': ' + words if words else ''}; the rest are planned.", style="dim")
+
+
+def _list_activations(as_json: bool) -> None:
+    """Names, sections, formulas and initial values of all activations, and what is missing."""
+    from neuropil.nn.activations import entries, gaps
+
+    if as_json:
+        rows = [{k: v for k, v in asdict(e).items() if k not in ("test", "domain")} for e in entries().values()]
+        click.echo(json.dumps({"activations": rows, "gaps": [asdict(g) for g in gaps()]}, indent=1, ensure_ascii=False))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, style in (("section", "dim"), ("name", "bold"), ("formula", ""), ("initial values", ""), ("flags", "dim")):
+        table.add_column(name, style=style, no_wrap=name in ("section", "name"), overflow="fold")
+    for e in entries().values():
+        values = " ".join(f"{p}{'*' if p in e.train else ''}={e.draw.get(p, v)}".replace(" ", "") for p, v in e.params.items())
+        flags = " ".join([*([] if e.kind == "elementwise" else [e.kind]), *e.flags, *(["uncertain"] if e.uncertain else [])])
+        table.add_row(e.section, e.name, Text(e.formula), Text(values), flags)
+    console = Console()
+    console.print(table)
+    uncertain = sum(bool(e.uncertain) for e in entries().values())
+    aliases = sum(len(e.aliases) for e in entries().values())
+    words = f"{len(entries())} activations ({uncertain} uncertain) and {aliases} aliases; * is trained. Not here:"
+    console.print(f"\n{words}", style="dim", highlight=False)
+    for gap in gaps():
+        console.print(f"  {gap.section}  {gap.name}: {gap.why}", style="dim", highlight=False)
 
 
 @click.command("show")

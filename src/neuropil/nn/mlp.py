@@ -1,12 +1,14 @@
 """The multilayer perceptron: ``x ← drop(φ(norm(W x + b)))`` per hidden layer, then one linear layer."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from neuropil.errors import Refused, choose
+from neuropil.errors import Refused
+from neuropil.nn.activations import activation as registered
+from neuropil.nn.activations import find
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
@@ -19,10 +21,20 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def _activation(name: str) -> Callable[[], nn.Module]:
+    """torch's module of a name, else the registry's if it works number by number."""
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]
+    if find(name).kind != "elementwise":
+        raise Refused(f"activation: {name!r} is a {find(name).kind} entry; only elementwise ones keep the width")
+    return lambda: registered(name)
+
+
 class MLP(nn.Sequential):
     """``W_L · φ(… φ(W_1 x + b_1)) + b_L`` with widths `sizes` = (in, hidden…, out).
 
     `norm` puts a LayerNorm before each activation φ, `dropout` a dropout after it; the last layer is linear and bare.
+    φ is any elementwise entry of `neuropil.nn.activations`; a trained one has parameters of its own in each layer.
     O(Σ sizes_i sizes_{i+1}) parameters and time per row. Raises `Refused` for fewer than two sizes, an unknown activation,
     or a dropout outside [0, 1).
 
@@ -39,7 +51,7 @@ class MLP(nn.Sequential):
             raise Refused(f"sizes: at least two positive widths (in, hidden…, out) are needed, got {list(sizes)}")
         if not 0 <= dropout < 1:
             raise Refused(f"dropout: must lie in [0, 1), got {dropout}")
-        phi = ACTIVATIONS[choose("activation", activation, ACTIVATIONS)]
+        phi = _activation(activation)
         layers: list[nn.Module] = []
         for n, m in itertools.pairwise(sizes[:-1]):
             layers += [nn.Linear(n, m), *([nn.LayerNorm(m)] if norm else []), phi(), *([nn.Dropout(dropout)] if dropout else [])]
