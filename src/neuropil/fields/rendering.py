@@ -25,8 +25,8 @@ def weights(density: Float[Tensor, "*b s"], delta: Float[Tensor, "*b s"]) -> Flo
     tensor([0., 1., 0.])
     """
     depth = density * delta
-    before = torch.cumsum(depth, -1) - depth
-    return -torch.expm1(-depth) * torch.exp(-before)
+    before = torch.cumsum(depth[..., :-1], -1)  # not cumsum(depth) − depth: an opaque sample would cancel what came before it
+    return -torch.expm1(-depth) * torch.exp(-torch.cat([torch.zeros_like(depth[..., :1]), before], -1))
 
 
 def alpha_weights(alpha: Float[Tensor, "*b s"]) -> Float[Tensor, "*b s"]:
@@ -49,7 +49,7 @@ def volsdf_density(
     return inside / beta if alpha is None else alpha * inside
 
 
-def neus_alpha(distance: Float[Tensor, "*b s+1"], sharpness: float | Float[Tensor, ""]) -> Float[Tensor, "*b s"]:
+def neus_alpha(distance: Float[Tensor, "*b e"], sharpness: float | Float[Tensor, ""]) -> Float[Tensor, "*b s"]:
     """NeuS: ``α_i = max((Φ(f_i) − Φ(f_{i+1})) / Φ(f_i), 0)`` for signed distances f at the s + 1 borders of s samples.
 
     Φ(f) = 1/(1 + e^{−κ f}) with `sharpness` κ > 0 in 1/length.
@@ -107,5 +107,7 @@ def contract(x: Float[Tensor, "*b d"], norm: float = torch.inf) -> Float[Tensor,
     tensor([[0.5000, 0.0000],
             [1.7500, 0.8750]])
     """
-    r = torch.linalg.vector_norm(x, ord=norm, dim=-1, keepdim=True).clamp_min(1.0)
+    cube = norm == torch.inf  # its norm as a maximum is several times faster
+    r = x.abs().amax(-1, keepdim=True) if cube else torch.linalg.vector_norm(x, ord=norm, dim=-1, keepdim=True)
+    r = r.clamp_min(1.0)
     return (2 - 1 / r) / r * x
