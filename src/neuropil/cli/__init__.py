@@ -18,6 +18,10 @@ COMMANDS = {
     "check": ("check", "Run many claims, in parallel, resumably, and keep the evidence."),
     "tour": ("tour", "One quick claim of every wing, and a report."),
     "report": ("report", "Write the gallery of systems, claims and verdicts as static HTML."),
+    "fit": ("fit", "Fit a field to your own photograph, clip, mesh or capture."),
+    "render": ("render", "A film or picture of a fitted run."),
+    "export": ("export", "A fitted shape or scene as a mesh or a point cloud."),
+    "view": ("view", "A fitted run live in the browser, on this machine only."),
     "data": ("data", "The real data that claims run on: list, get, path."),
 }
 

@@ -40,16 +40,8 @@ def save(folder: Path, step: int, model: Mapping[str, Tensor], state: Mapping[st
     ...     load(Path(folder))
     (3, {'w': tensor([1., 1.])}, {'lr': 0.1, 'losses': tensor([0.])})
     """
-    tensors: dict[str, Tensor] = {}
-
-    def place(value: Any) -> dict[str, str]:
-        if not isinstance(value, Tensor):
-            raise Refused(f"state: its leaves must be tensors or plain values, got a {type(value).__name__}")
-        tensors[str(len(tensors))] = value
-        return {"tensor": str(len(tensors) - 1)}
-
-    text = json.dumps(state, default=place)
-    parts = {"model.safetensors": _pack(model), "state.safetensors": _pack(tensors)}
+    text, tensors = flatten(state)
+    parts = {"model.safetensors": pack(model), "state.safetensors": pack(tensors)}
     hashes = {"state": sha256(text.encode())} | {name: sha256(content) for name, content in parts.items()}
     path, temporary = folder / f"step-{step:08d}", folder / ".step"
     with locked(folder / "checkpoints"):
@@ -110,15 +102,39 @@ def _read(path: Path, step: int) -> tuple[int, dict[str, Tensor], dict[str, Any]
             raise Refused(f"{path / name} does not match its SHA-256")
         parts.append(safetensors.torch.load(content))
     model, tensors = parts
-    state = json.loads(text, object_hook=lambda d: tensors[d["tensor"]] if d.keys() == {"tensor"} else d)
-    return step, model, state
+    return step, model, unflatten(text, tensors)
 
 
-def _pack(tensors: Mapping[str, Tensor]) -> bytes:
+def flatten(state: Any) -> tuple[str, dict[str, Tensor]]:
+    """A tree of dicts, lists, tensors and plain values as JSON, and the tensors by the numbers that stand for them there.
+
+    >>> flatten({"lr": 0.1, "losses": torch.zeros(1)})
+    ('{"lr": 0.1, "losses": {"tensor": "0"}}', {'0': tensor([0.])})
+    >>> unflatten(*flatten([1, torch.ones(1)]))
+    [1, tensor([1.])]
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def place(value: Any) -> dict[str, str]:
+        if not isinstance(value, Tensor):
+            raise Refused(f"state: its leaves must be tensors or plain values, got a {type(value).__name__}")
+        tensors[str(len(tensors))] = value
+        return {"tensor": str(len(tensors) - 1)}
+
+    return json.dumps(state, default=place), tensors
+
+
+def unflatten(text: str, tensors: Mapping[str, Tensor]) -> Any:
+    """What `flatten` took apart; its doctest shows both."""
+    return json.loads(text, object_hook=lambda d: tensors[d["tensor"]] if d.keys() == {"tensor"} else d)
+
+
+def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """A safetensors file of tensors from anywhere, views too, and words about them."""
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise Refused(f"model: its state_dict must hold tensors only, {name!r} is a {type(value).__name__}")
-    return safetensors.torch.save({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()})
+    return safetensors.torch.save({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}, metadata)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def fit(
     was_training = model.training
     model.train()
     try:
-        with _interrupts() as interrupts, _progress(report, team.rank) as tell:
+        with deferred_interrupts() as interrupts, _progress(report, team.rank) as tell:
             for step in range(len(losses), steps):
                 for group, rate in zip(stepper.param_groups, rates, strict=True):
                     group["lr"] = rate * (schedule(step / steps) if schedule else 1.0)
@@ -238,7 +238,7 @@ class _Team:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
+def deferred_interrupts() -> Iterator[list[int]]:
     """Inside, the first Ctrl-C only fills the list, so that the step at hand can end; the second one interrupts at once."""
     seen: list[int] = []
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
