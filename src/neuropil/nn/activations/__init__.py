@@ -1,4 +1,4 @@
-"""One registry of about 430 activation functions, by the names and sections of Kunc and Kléma's survey (2024, arXiv:2402.09092).
+"""One registry of 420 activation functions, by the names and sections of Kunc and Kléma's survey (2024, arXiv:2402.09092).
 
 - `activation(name, **params)` is a module, `functional(name)` the function ``f(z, **params)``; `gain(name)` scales initial weights.
 - `find(name)` is what the table says of one, torch-free: formula, initial values, what is trained, flags, section; `entries()` all,
