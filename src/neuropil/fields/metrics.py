@@ -8,7 +8,7 @@ from neuropil.errors import Refused, optional
 
 
 def psnr(predicted: Float[Tensor, "..."], target: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """``−10 log₁₀ mean (x − y)²`` in dB for values whose peak is 1.
+    """``−10 log₁₀ mean (x − y)²`` in dB for values whose peak is 1; infinite for equal ones.
 
     >>> psnr(torch.zeros(4), torch.full((4,), 0.1)).round(decimals=3)
     tensor(20.)
@@ -18,11 +18,19 @@ def psnr(predicted: Float[Tensor, "..."], target: Float[Tensor, "..."]) -> Float
     return -10 * torch.log10((predicted - target).square().mean())
 
 
-def ssim(predicted: Float[Tensor, "h w *c"], target: Float[Tensor, "h w *c"]) -> float:
-    """The structural similarity of Wang et al. 2004 (Gaussian window, σ = 1.5) by scikit-image; 1 for equal pictures in [0, 1]."""
-    if predicted.shape != target.shape or predicted.ndim not in (2, 3):
+def ssim(predicted: Float[Tensor, "..."], target: Float[Tensor, "..."]) -> float:
+    """The structural similarity of Wang et al. 2004 (Gaussian window, σ = 1.5) of two pictures (h, w) or (h, w, c) in [0, 1].
+
+    By scikit-image (extra "fields"), in float64 on the CPU, without a gradient; 1 for equal pictures. At least 11 x 11 pixels.
+    Raises `Refused` for other shapes.
+
+    >>> picture = torch.linspace(0, 1, 256).reshape(16, 16)
+    >>> round(ssim(picture, picture), 3)
+    1.0
+    """
+    if predicted.shape != target.shape or predicted.ndim not in (2, 3) or min(predicted.shape[:2]) < 11:
         shapes = f"{tuple(predicted.shape)} and {tuple(target.shape)}"
-        raise Refused(f"predicted, target: pictures (h, w) or (h, w, c) of one shape are needed, got {shapes}")
+        raise Refused(f"predicted, target: pictures (h ≥ 11, w ≥ 11) or (h, w, c) of one shape are needed, got {shapes}")
     similarity = optional("skimage.metrics", "fields").structural_similarity
     pair = [x.detach().double().cpu().numpy() for x in (predicted, target)]
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}

@@ -28,7 +28,7 @@ class RadianceModel(nn.Module):
     """A radiance field with its sampler, renderer and losses. Subclasses give `forward` and `density`, and what else they need."""
 
     def forward(self, rays: Rays, background: Float[Tensor, "#*b c"] | None = None) -> Rendered:
-        """What `rays` see over `background` (black by default). In training mode samples are jittered by torch's global generator."""
+        """What `rays` see over `background` (black by default). In training mode torch's global generator jitters the samples."""
         raise NotImplementedError
 
     def density(self, positions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b"]:

@@ -51,8 +51,8 @@ def scan(
         if number:
             state = tree_map_only(Tensor, Tensor.detach, state)
         for block in chunk.split(compiled or len(chunk)):
-            steps = _compiled_steps() if compiled == len(block) else _steps  # a shorter rest is not worth another compilation
-            y, state = steps(cell, block, state)
+            run = _compiled_steps() if compiled == len(block) else _steps  # a shorter rest is not worth another compilation
+            y, state = run(cell, block, state)
             outputs.append(y)
     return torch.cat(outputs), state
 
