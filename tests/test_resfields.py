@@ -238,8 +238,9 @@ def test_one_frame_is_a_plain_layer():
 @pytest.mark.parametrize("composition", COMPOSITIONS)
 def test_a_frame_and_its_time_are_the_same(composition):
     layer, frames = waved(ResFieldLinear(3, 4, frames=7, rank=3, composition=composition).double()), torch.arange(7)
-    x = torch.randn(7, 2, 3).double()
-    torch.testing.assert_close(layer(x, frames), layer(x, frame_times(7).double()), rtol=0, atol=1e-6)
+    x, times = torch.randn(7, 2, 3).double(), torch.linspace(-1, 1, 7, dtype=torch.float64)
+    torch.testing.assert_close(frame_times(7), times.float())
+    torch.testing.assert_close(layer(x, frames), layer(x, times), rtol=0, atol=1e-12)
     halfway = torch.tensor(-1 + 2 * 2.5 / 6).double()  # no half frame is lost: the middle of frames 2 and 3
     if composition != "bank":
         middle = (layer(x[:1], frames[2:3]) + layer(x[:1], frames[3:4]))[0] / 2
