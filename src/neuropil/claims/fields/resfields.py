@@ -3,7 +3,7 @@
 All nets are SIRENs of four hidden layers, width 64, with residuals of rank 10 in layers 1, 2 and 3, trained by Adam (cosine to a
 tenth of the rate) for equal steps on the same batches: 2,048 points, as many from every one of 24 frames. Rates are each kind's
 best of (2.5, 5, 10, 20)·10⁻⁴ at full budget on frames 60 to 83 of "bikes", seed 11, for held-out pixels and for left-out frames
-apart; where one end of the four was not tried, the best lay between two that were. The moving shape takes the clips' rates.
+apart; where one end of the four was not tried, the best lay between two that were. The moving shape has rates of its own.
 """
 
 import functools
@@ -29,6 +29,7 @@ from neuropil.training.fit import cosine, fit
 PSNR = Metric("PSNR on held-out pixels", better="higher", unit="dB")
 CLIP_RATES = {"plain": 1e-3, "rank": 1e-3, "wide": 5e-4, "equal": 5e-4, "bias": 1e-3}
 GAP_RATES = {"plain": 1e-3, "rank": 5e-4, "full": 2.5e-4}
+SHAPE_RATES = {"plain": 1e-3, "rank": 5e-4, "wide": 5e-4, "bias": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -411,18 +412,13 @@ def shape_samples(seed: int, budget: str) -> Samples:
     return Samples(torch.stack(points), torch.stack(values)[..., None], order[:, n // 4 :], order[:, : n // 4])
 
 
-def relative(y: Tensor, target: Tensor) -> Tensor:
-    """The authors' loss for distances: ``|y − d| / (|d| + 0.01)``."""
-    return ((y - target).abs() / (target.abs() + 0.01)).mean()
-
-
 @functools.cache
 def shape(kind: str, seed: int, budget: str, device: str) -> Fitted:
     """A net of that kind fitted to the moving mesh; the PSNR of the distance on unseen points, peak 2 (the cube's side)."""
     trial, size, samples = Trial(seed, budget, device), SIZES[budget], shape_samples(seed, budget)
     torch.manual_seed(seed)
     net, frames = make(kind, size, 4, 1), torch.arange(size.frames)
-    trained(trial, samples, net, CLIP_RATES[kind], relative, frames, frames.to(device))
+    trained(trial, samples, net, SHAPE_RATES[kind], mean_square, frames, frames.to(device))
     with torch.no_grad():
         values = net(samples.points, frames)
     score = psnr(*(x.take_along_dim(samples.test[..., None], 1) / 2 for x in (values, samples.values)))
@@ -441,7 +437,10 @@ def residuals_beat_the_plain_net_on_a_moving_shape(trial: Trial) -> Outcome:
     """The signed distance to a moving mesh is 1 dB closer with residuals of rank 10 than with the plain net of equal width.
 
     A packaged duck in 24 frames; its motion is a simulator (a twist and a sway by formula). 8,192 points a frame, a quarter of
-    them for the test; the authors' shares of points and their loss. Peak: the cube's side, 2. The margin is the card's for clips.
+    them for the test, in the authors' shares of points. Peak: the cube's side, 2. The margin is the card's for clips. The loss is
+    the squared error: under the authors' relative one, |y − d|/(|d| + 0.01), every net of ours goes to zero everywhere within
+    1,500 steps (they take 200,000), whatever the rate. Rates are the best of three for "plain" and rank 10 on the bunny (47.0
+    and 45.5 dB there: the motion is smooth, and the plain net has room for it), the clips' for the others.
     """
     kinds = tuple(k for k in NAMES if k != "equal")
     fits = {k: shape(k, trial.seed, trial.budget, trial.device) for k in trial.track(kinds, "moving shape")}
