@@ -1,8 +1,6 @@
 """Clips of video in and out of files, by PyAV (FFmpeg)."""
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
@@ -17,6 +15,7 @@ from torch.nn.functional import interpolate
 from neuropil.data.scenes import Clip
 from neuropil.data.sources import path
 from neuropil.errors import Refused, optional
+from neuropil.files import replacing
 
 _PACKAGED = {"bikes": "bikes.mp4", "carphone": "carphone_pristine.mp4"}
 
@@ -95,17 +94,10 @@ def write_video(path: str | Path, frames: UInt8[Tensor, "t h w 3"], rate: float)
 
 @contextlib.contextmanager
 def _beside(file: Path) -> Iterator[str]:
-    """A temporary file in the same folder that takes the place of `file` if all goes well."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
-    except OSError as error:
-        raise Refused(f"video: cannot write {file} ({error.strerror})") from None
-    os.close(handle)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """A temporary file that takes the place of `file` if all goes well; `Refused` where none can be made."""
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(replacing(file))
+        except OSError as error:
+            raise Refused(f"video: cannot write {file} ({error.strerror})") from None
+        yield str(temporary)
