@@ -8,7 +8,6 @@ unit −k holds the input of k steps ago, a ring of n units is a memory of n ste
 Keller, Muller, Sejnowski & Welling 2023, arXiv:2309.08045 (ICLR 2024). Differs: kernels of 3 taps only, as in the paper's runs.
 """
 
-import itertools
 from collections.abc import Callable
 
 import torch
@@ -152,18 +151,3 @@ def wave_speed(h: Float[Tensor, "t n"]) -> float:
     omega, k = torch.meshgrid(torch.fft.fftfreq(t), torch.fft.fftfreq(n), indexing="ij")
     moving = power * ((k != 0) & (k.abs() < 0.25))  # fast ripples alias in time
     return float((omega * k * moving).sum() / (k.square() * moving).sum().clamp_min(1e-30))
-
-
-def parameters_for(cell: Callable[[int], nn.Module], budget: int) -> int:
-    """The largest size whose cell has at most `budget` numbers: how baselines are matched.
-
-    >>> parameters_for(lambda n: nn.Linear(n, 1), 10)
-    9
-    """
-
-    def count(size: int) -> int:
-        with torch.device("meta"):
-            return sum(p.numel() for p in cell(size).parameters())
-
-    sizes = itertools.takewhile(lambda size: count(size) <= budget, itertools.count(1))
-    return max(sizes, default=1)
