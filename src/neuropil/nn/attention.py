@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from neuropil.errors import Refused
+from neuropil.nn.sites import Site
 
 
 def attend(
@@ -48,6 +49,10 @@ class MultiHead(nn.Module):
     `d_memory` is the width of what is attended to (default d_model). O(d_model²) parameters, O(n m d_model) time.
     Raises `Refused` if `heads` does not divide `d_model`.
 
+    Sites (see `nn.sites`), all (b, heads, …): q, k, v (…, n, d_model/heads); scores β q kᵀ before the mask, and pattern, their
+    softmax (…, n, m); z, pattern · v. While scores or pattern are recorded or overridden they are formed, O(b heads n m) memory;
+    else a fused kernel runs.
+
     >>> MultiHead(8, heads=2)(torch.randn(3, 5, 8)).shape
     torch.Size([3, 5, 8])
     """
@@ -61,6 +66,17 @@ class MultiHead(nn.Module):
         self.key = nn.Linear(d_memory or d_model, d_model, bias)
         self.value = nn.Linear(d_memory or d_model, d_model, bias)
         self.out = nn.Linear(d_model, d_model, bias)
+        self.q, self.k, self.v, self.scores, self.pattern, self.z = (Site() for _ in range(6))
+
+    def project(
+        self, x: Float[Tensor, "b n d"], memory: Float[Tensor, "b m e"]
+    ) -> tuple[Float[Tensor, "b h n c"], Float[Tensor, "b h m c"], Float[Tensor, "b h m c"]]:
+        """Queries, keys and values of each head: what a subclass changes to bring in positions."""
+        q, k, v = (
+            w(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b h n d/h
+            for w, y in ((self.query, x), (self.key, memory), (self.value, memory))
+        )
+        return q, k, v
 
     def forward(
         self,
@@ -71,12 +87,28 @@ class MultiHead(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Attend from `x` to `memory` (default `x` itself); `mask` is True where a position may look, the same for all heads."""
         memory = x if memory is None else memory
-        q, k, v = (
-            w(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b h n d/h
-            for w, y in ((self.query, x), (self.key, memory), (self.value, memory))
-        )
+        q, k, v = self.project(x, memory)
+        q, k, v = self.q(q), self.k(k), self.v(v)
         mask = None if mask is None else mask.unsqueeze(1)
-        return self.out(attend(q, k, v, beta, mask).transpose(1, 2).flatten(2))
+        if self.scores.watched or self.pattern.watched:
+            scores = self.scores((q.shape[-1] ** -0.5 if beta is None else beta) * q @ k.mT)
+            z = self.pattern(masked_softmax(scores, mask)) @ v
+        else:
+            z = attend(q, k, v, beta, mask)
+        return self.out(self.z(z).transpose(1, 2).flatten(2))
+
+
+def masked_softmax(scores: Float[Tensor, "*b q k"], mask: Bool[Tensor, "*#b #q #k"] | None) -> Float[Tensor, "*b q k"]:
+    """softmax over the keys where `mask` is True; a query that may look nowhere gets zeros, and its gradient is zero, too.
+
+    >>> masked_softmax(torch.zeros(2, 2), torch.tensor([[True, False], [False, False]]))
+    tensor([[1., 0.],
+            [0., 0.]])
+    """
+    if mask is None:
+        return scores.softmax(-1)
+    some = mask.any(-1, keepdim=True)
+    return scores.masked_fill(~mask & some, float("-inf")).softmax(-1).masked_fill(~some, 0.0)
 
 
 class AttentionPool(nn.Module):
