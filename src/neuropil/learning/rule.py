@@ -76,11 +76,16 @@ class Block:
         return self.after(self.linear(self.before(z)))
 
 
-def blocks(net: nn.Module, rule: str, allowed: tuple[type[nn.Module], ...] = ELEMENTWISE) -> list[Block]:
+def blocks(
+    net: nn.Module,
+    rule: str,
+    allowed: tuple[type[nn.Module], ...] = ELEMENTWISE,
+    shaping: tuple[type[nn.Module], ...] = SHAPING,
+) -> list[Block]:
     """A feed-forward net as blocks, in order. `rule` is the name to say in a refusal.
 
     Layers may be linear maps or convolutions, `allowed` activations (at most one a block), and what only shapes (flatten, average
-    pooling). `Refused` for any other layer, by its name in the net, and for a net without a weighted layer.
+    pooling) before one of them. `Refused` for any other layer, by its name in the net, and for a net without a weighted layer.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> [(b.name, len(b.before), len(b.after)) for b in blocks(net, "doctest")]
@@ -94,11 +99,11 @@ def blocks(net: nn.Module, rule: str, allowed: tuple[type[nn.Module], ...] = ELE
                 found[-1] = (name, before, layer, after)
             else:
                 found.append((name, [], layer, []))
-        elif isinstance(layer, SHAPING):
+        elif isinstance(layer, shaping):
             if linear is None:
                 before.append(layer)
             else:
-                found.append(("", [layer], None, []))
+                found.append((name, [layer], None, []))
         elif isinstance(layer, allowed) and linear is not None and not after:
             after.append(layer)
         else:
@@ -106,6 +111,9 @@ def blocks(net: nn.Module, rule: str, allowed: tuple[type[nn.Module], ...] = ELE
     whole = [Block(n, nn.Sequential(*b), layer, nn.Sequential(*a)) for n, b, layer, a in found if layer is not None]
     if not whole:
         raise Refused(f"net: {rule} needs at least one linear or convolutional layer, got {type(net).__name__} without any")
+    name, behind, linear, _ = found[-1]
+    if linear is None:
+        raise Refused(f"net: {rule} cannot train layer {name!r}, a {type(behind[0]).__name__} behind the last weighted layer")
     return whole
 
 
