@@ -1,11 +1,11 @@
-"""Made tasks with known answers for nets with a memory (simulators). Time comes first; each draws from a given generator."""
+"""Made tasks with known answers (simulators). Each draws from a given generator; time comes first where there is time."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuropil.data.loaders import digits
-from neuropil.errors import Refused
+from neuropil.errors import Refused, choose
 
 
 def copy_task(
@@ -76,6 +76,59 @@ def digit_sequences(
     if permuted is not None:
         pixels = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(permuted))]
     return pixels, images.labels
+
+
+def same_different(
+    batch: int,
+    generator: torch.Generator,
+    split: str = "train",
+    source: str = "vectors",
+    objects: int | None = None,
+    d: int = 32,
+    seed: int = 0,
+) -> tuple[Float[Tensor, "b 2 _d"], Int[Tensor, " b"]]:
+    """Pairs of objects, and 1 where both are the same one, 0 where they are two (even odds): a simulator without time.
+
+    The objects of "test" are none of those of "train", so that only the relation itself, not a memory of objects, is right there.
+
+    Args:
+        source: "vectors", N(0, 1) in d dimensions, or "sklearn" or "mnist", flat images of real digits (d is theirs): the same
+            image twice, or two images, of one class or not.
+        objects: how many there are in each split, at least 2; None: a new vector each time, or all images of the split.
+        seed: which objects they are.
+
+    (As in Altabaa & Lafferty 2024, arXiv:2405.16727, and many before.)
+
+    >>> x, y = same_different(100, torch.Generator().manual_seed(0), objects=8)
+    >>> x.shape, bool(((x[:, 0] == x[:, 1]).all(-1) == y).all())
+    (torch.Size([100, 2, 32]), True)
+    """
+    _positive(batch=batch, d=d)
+    choose("split", split, ("train", "test"))
+    choose("source", source, ("vectors", "sklearn", "mnist"))
+    if objects is not None and objects < 2:
+        raise Refused(f"objects: two different ones need at least 2, got {objects}")
+    same = torch.randint(2, (batch,), generator=generator)
+    if source == "vectors" and objects is None:
+        pool, first, other = torch.randn(2 * batch, d, generator=generator), torch.arange(batch), torch.arange(batch) + batch
+    else:
+        pool = _objects(split, source, objects, d, seed)
+        first = torch.randint(len(pool), (batch,), generator=generator)
+        other = (first + torch.randint(1, len(pool), (batch,), generator=generator)) % len(pool)
+    return pool[torch.stack([first, torch.where(same == 1, first, other)], 1)], same
+
+
+def _objects(split: str, source: str, objects: int | None, d: int, seed: int) -> Tensor:
+    own = torch.Generator().manual_seed(seed)
+    if source == "vectors":
+        train, test = torch.randn(2, objects or 0, d, generator=own)
+        return train if split == "train" else test
+    pixels = digits(source, split).pixels.flatten(1)
+    if objects is None:
+        return pixels
+    if objects > len(pixels):
+        raise Refused(f"objects: {source} has {len(pixels)} images to {split}, got {objects}")
+    return pixels[torch.randperm(len(pixels), generator=own)[:objects]]
 
 
 def _positive(**sizes: int) -> None:
