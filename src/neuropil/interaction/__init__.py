@@ -1,0 +1,5 @@
+"""Parts that let things act on one another: groups, sets, fields of features.
+
+- `hypergraph`, `hypergraph_features`, `message_passing`, `hypergraph_layers`, `hyperedge_prediction`: nets on hypergraphs
+- `influence`, `score_screen`, `interaction_conv`: groups of variables that predict a label only together
+"""
