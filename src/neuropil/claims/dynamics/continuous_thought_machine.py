@@ -121,8 +121,8 @@ def thinking_in_synchrony_counts_further(trial: Trial) -> Outcome:
 
     A simulator: fresh random strings, 1,000 steps of batch 64; the score is over all 256 strings (each was seen in training, so
     that the question is what can be learned in that time), at the most certain of 10 ticks. Both: two-tick loss, Adam at 1e-3. Seed
-    11 chose that: of 1e-3 and 3e-3 for the machine, of 3e-4, 1e-3, 3e-3 and 1e-2 for an LSTM of 106 units (its last tick
-    instead of two ticks was worse). 4 bits and 150 steps at the quick budget. Pairs as in the authors' run on parity ("grid");
+    11 chose that: of 1e-3 and 3e-3 for the machine, of 1e-3, 3e-3 and 1e-2 for the LSTM (0.78, 0.72 and 0.64 right bits; its last
+    tick instead of two ticks was worse). 4 bits and 150 steps at the quick budget. Pairs as in the authors' run on parity ("grid");
     with the default "pairs" seed 11 gave 0.85 and 0.91 (two schedules) where "grid" gave 1.00.
     Differs from the paper: 8 bits instead of 64, places are one-hot instead of an angle.
     """
@@ -223,7 +223,7 @@ MAZE_NETS: dict[str, Callable[[int, int], nn.Module]] = {
     "machine": lambda d_in, d_out: ContinuousThoughtMachine(d_in, d_out, choice="grid"),
     "lstm": lambda d_in, d_out: ThinkingLSTM(d_in, d_out, units=143),
 }
-MAZE_RATES = {"machine": 1e-3, "lstm": 3e-3}
+MAZE_RATES = {"machine": 3e-3, "lstm": 3e-3}
 
 
 @functools.cache
@@ -252,8 +252,9 @@ def thinking_in_synchrony_finds_the_way(trial: Trial) -> Outcome:
 
     A simulator: fresh mazes (random spanning trees), 64 a step, 1,000 steps; the score is over the moves up to arrival, at most 8,
     of 1,000 other mazes, answered at the most certain of 10 ticks. Both: two-tick loss with the authors' curriculum (5 moves
-    beyond the first mistake), Adam with the rates MAZE_RATES. The card gives no margin for mazes: it is that of parity. On seed 11
-    the LSTM was ahead: the machine learns mazes more slowly, and 1,000 steps are few beside the authors' million.
+    beyond the first mistake), Adam at 3e-3, the better of that and 1e-3 for each on seed 11 (machine 0.55 and 0.40 right moves,
+    LSTM 0.60 and 0.59). The card gives no margin for mazes: it is that of parity. The machine learns mazes more slowly there, and
+    1,000 steps are few beside the authors' million.
     Differs from the paper: 4 × 4 cells; a token for each cell and its place in place of a ResNet's features.
     """
     steps, n = trial.pick(smoke=2, quick=100, full=1000), trial.pick(smoke=16, quick=500, full=1000)
