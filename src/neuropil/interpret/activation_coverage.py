@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
@@ -65,7 +65,7 @@ class Influence:
     def __len__(self) -> int:
         return len(self.logits)
 
-    def __getitem__(self, rows: slice | Int[Tensor, "m"]) -> "Influence":
+    def __getitem__(self, rows: slice | Int[Tensor, "m"] | Bool[Tensor, "n"]) -> "Influence":
         """Some of the inputs: a slice, or a tensor of row numbers or of booleans."""
         z, g = ({site: value[rows] for site, value in values.items()} for values in (self.z, self.g))
         return Influence(z, g, self.logits[rows])
@@ -104,7 +104,7 @@ def influence(
     if not sites or batch < 1 or not len(x):
         raise Refused(f"sites, x, batch: at least one each is needed, got {len(sites)}, {len(x)}, {batch}")
     parts = [_influence(model, some, sites, pool) for some in x.split(batch)]
-    z, g = ({site: torch.cat([part[of][site] for part in parts]) for site in sites} for of in (0, 1))
+    z, g = ({site: torch.cat([part[site] for part in of]) for site in sites} for of in list(zip(*parts, strict=True))[:2])
     return Influence(z, g, torch.cat([logits for _, _, logits in parts]))
 
 

@@ -332,19 +332,22 @@ def a_digit_never_seen_has_its_own_ensemble(trial: Trial) -> Outcome:
     news = [ensembles(h, torch.zeros(len(h), dtype=torch.long), 1) for h in codes(rule, net, strange, None)]
     olds = [ensembles(h, y, 9) for h in codes(rule, net, x, y)]
     bare = [ensembles(h, y, 9) for h in codes(rule, net, x, None)]
-    with_new = [jaccard(new, old).nan_to_num(1) for new, old in zip(news, olds, strict=True)]
-    with_old = [jaccard(old[:, None], old).fill_diagonal_(0).nan_to_num(1) for old in olds]
+    with_new = [overlap(new, old) for new, old in zip(news, olds, strict=True)]
+    with_old = [overlap(old[:, None], old).fill_diagonal_(0) for old in olds]
     trial.figure("unseen", lambda: unseen_rows(unseen, news, olds, with_new))
     notes = {
         "digit": unseen,
         "size of each layer": [float(new.float().mean()) for new in news],
         "largest overlap of each layer": [float(row.max()) for row in with_new],
         "mean overlap of each layer": [float(row.mean()) for row in with_new],
-        "with learned digits under a neutral label": [
-            float(jaccard(new, old).nan_to_num(1).max()) for new, old in zip(news, bare, strict=True)
-        ],
+        "with learned digits under a neutral label": [float(overlap(new, old).max()) for new, old in zip(news, bare, strict=True)],
     }
     return Outcome(mean([float(row.max()) for row in with_new]), mean([float(t.max(1).values.mean()) for t in with_old]), notes)
+
+
+def overlap(a: Tensor, b: Tensor) -> Tensor:
+    """The Jaccard index of the ensembles a with the ensembles b, and 1 where a is empty: no ensemble of its own."""
+    return torch.where(a.any(-1), jaccard(a, b), 1.0)
 
 
 def unseen_rows(unseen: int, news: Sequence[Tensor], olds: Sequence[Tensor], overlap: Sequence[Tensor]) -> object:
