@@ -8,11 +8,11 @@ they reach.
 
 import json
 import platform
-import statistics
 import sys
 import time
 
 import torch
+from rounds import spread
 
 from neuropil.fields.grids import HashGrid
 from neuropil.numerics import multilinear
@@ -32,10 +32,6 @@ def seconds(read, grid: HashGrid, x: torch.Tensor, g: torch.Tensor) -> tuple[flo
     y.backward(g)
     wait()
     return middle - start, time.perf_counter() - middle
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {name: round(of(values), 4) for name, of in (("min", min), ("median", statistics.median), ("max", max))}
 
 
 def copy_bandwidth(device: torch.device) -> float:

@@ -8,11 +8,11 @@ updates only, up to the first look that finds 25 dB. Three seeds in turns.
 
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from rounds import spread
 
 from neuropil.data.cameras import Rays
 from neuropil.data.render import mesh_scene
@@ -82,6 +82,5 @@ if __name__ == "__main__":
     runs = [{way: race(way, scene, seed) for way in WAYS} for seed in range(3)]
     ratios = [run["nerf"]["seconds"] / run["voxels"]["seconds"] for run in runs]
     facts = {"python": platform.python_version(), "torch": torch.__version__, "threads": 1}
-    spread = {name: round(of(ratios), 1) for name, of in (("min", min), ("median", statistics.median), ("max", max))}
     at_least = "" if all(run["nerf"]["there"] for run in runs) else " at least"
-    print(json.dumps({**facts, "seeds": runs, f"voxels are{at_least} times faster": spread}, indent=1))
+    print(json.dumps({**facts, "seeds": runs, f"voxels are{at_least} times faster": spread(ratios, 1)}, indent=1))

@@ -6,11 +6,11 @@ Batch 32, 64 inputs. All run in turns in one process, so that the ratios of a ro
 
 import json
 import platform
-import statistics
 import sys
 import time
 
 import torch
+from rounds import spread
 from torch import nn
 
 from neuropil.nn.scan import scan
@@ -48,10 +48,6 @@ def seconds(way, module: nn.Module) -> dict[str, float]:
     start = time.perf_counter()
     way().sum().backward()
     return {"forward": forward, "forward and backward": time.perf_counter() - start}
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {name: round(of(values), 4) for name, of in (("min", min), ("median", statistics.median), ("max", max))}
 
 
 def run(steps: int, rounds: int) -> dict[str, object]:

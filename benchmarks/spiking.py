@@ -9,12 +9,12 @@ import importlib
 import itertools
 import json
 import platform
-import statistics
 import sys
 import time
 import warnings
 
 import torch
+from rounds import spread
 from torch import nn
 
 from neuropil.nn.scan import scan
@@ -75,10 +75,6 @@ def seconds(way, net: nn.Module) -> float:
     start = time.perf_counter()
     way().mean().backward()
     return time.perf_counter() - start
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {name: round(of(values), 4) for name, of in (("min", min), ("median", statistics.median), ("max", max))}
 
 
 def run(steps: int, rounds: int) -> dict[str, object]:

@@ -22,7 +22,7 @@ from neuropil.errors import Refused
 from neuropil.lab.claims import select
 from neuropil.lab.run import measure
 from neuropil.nn.per_unit import PerUnitLinear, PerUnitMLP
-from neuropil.nn.recording import recording
+from neuropil.nn.sites import record
 from neuropil.nn.synchrony import Synchrony, pairs
 
 
@@ -245,9 +245,9 @@ def test_thinking_keeps_nothing_and_looks_where_it_can_be_recorded():
     twin.load_state_dict(machine.state_dict())
     assert torch.equal(think(machine, data, 3), think(twin, data, 3))
     assert activity(machine, data, 3).shape == (3, 2, 20)
-    with recording(machine, "attention.pattern") as record:
+    with record(machine, "attention.pattern") as seen:
         think(machine, data, 3)
-    assert [x.shape for x in record["attention.pattern"]] == [(2, 4, 1, 6)] * 3
+    assert [x.shape for x in seen["attention.pattern"]] == [(2, 4, 1, 6)] * 3
     with torch.autocast("cpu", torch.bfloat16):
         assert think(machine, data, 3).isfinite().all()
 
