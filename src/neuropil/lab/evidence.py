@@ -6,7 +6,6 @@ at once and a kill at any moment loses no finished row. A row made by other code
 it is shown as such and measured again by `neuropil check`.
 """
 
-import ast
 import functools
 import hashlib
 import os
@@ -16,7 +15,7 @@ from typing import Any
 
 from neuropil.catalog import System
 from neuropil.errors import Refused
-from neuropil.files import locked, read_json, write_atomic, write_json
+from neuropil.files import code_only, locked, read_json, write_atomic, write_json
 
 FORMAT = 1
 NEEDED = {"system", "claim", "budget", "metric", "expect", "rows", "verdict"}
@@ -120,11 +119,7 @@ def fingerprint(system: System) -> str:
     """Hash of the code that a system's evidence rests on: its claim file and its parts' files, without comments and docstrings."""
     digest = hashlib.sha256()
     for file in sorted({_file(system.module), *map(_file, system.parts)}):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
-        digest.update(ast.unparse(tree).encode())  # not ast.dump, whose form changes with the Python version
+        digest.update(code_only(file.read_text(encoding="utf-8")))
     return digest.hexdigest()[:16]
 
 

@@ -9,7 +9,6 @@ safetensors whose SHA-256 it carries; it is written in one step, under a lock th
 Training starts from generators set by the seed, and the caller's are put back: trained or loaded, the program goes on alike.
 """
 
-import ast
 import functools
 import inspect
 import json
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 
 from neuropil.data.sources import cache
 from neuropil.errors import Refused
-from neuropil.files import locked, sha256, write_atomic
+from neuropil.files import code_only, locked, sha256, write_atomic
 from neuropil.training.checkpoint import pack, random_state, restore_random_state
 
 FORMAT = "1"
@@ -208,13 +207,9 @@ def _source(thing: Any) -> bytes:
     try:
         file = Path(inspect.getsourcefile(thing) or "")
         text = file.read_text(encoding="utf-8") if file.is_file() else textwrap.dedent(inspect.getsource(thing))
-        tree = ast.parse(text)
+        return code_only(text)
     except (TypeError, OSError, SyntaxError):
         raise Refused(f"code: {name} has no source file to make the key of; define it in one") from None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree).encode()
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
