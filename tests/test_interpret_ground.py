@@ -19,6 +19,7 @@ from neuropil.numerics.detection import auroc, fpr_at
 from neuropil.numerics.jacobians import jacobian, spectral_norm, spectral_radius
 from neuropil.numerics.resampling import bootstrap, permutation_test
 from neuropil.numerics.streaming import Gram, Histogram, Moments, Pearson, uniform_edges
+from neuropil.training.small_nets import CNN, ViT
 from neuropil.training.trained import trained
 
 
@@ -302,10 +303,20 @@ def cnn():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 5))
 
 
+def digit_net():
+    return CNN(width=2, side=8, classes=5)
+
+
+def vit():
+    return ViT(patch=3, d=8, heads=2, layers=2, side=6, classes=5, hidden=16)
+
+
 # how to make the net, a batch of n, the site to look at (one that runs once), another that may run often
 NETS = {
     "MLP": (mlp, lambda n: torch.randn(n, 6), "1", "2"),
     "CNN": (cnn, lambda n: torch.randn(n, 1, 6, 6), "2", "3"),
+    "CNN of digits": (digit_net, lambda n: torch.randn(n, 8, 8), "2", "5"),
+    "ViT": (vit, lambda n: torch.randn(n, 6, 6), "layers.0", "layers.1.attention.pattern"),
     "transformer": (LastLogits, lambda n: torch.randint(5, (n, 6)), "gpt.layers.0", "gpt.layers.1.attention.pattern"),
     "recurrent": (Recurrent, lambda n: torch.randn(n, 7, 3), "reader.read:in", "reader.cell[1]"),
 }

@@ -22,6 +22,7 @@ COMMANDS = {
     "render": ("render", "A film or picture of a fitted run."),
     "export": ("export", "A fitted shape or scene as a mesh or a point cloud."),
     "view": ("view", "A fitted run live in the browser, on this machine only."),
+    "decode": ("decode", "Decode events from your own EEG, spike or fMRI file, with a control."),
     "data": ("data", "The real data that claims run on: list, get, path."),
 }
 

@@ -8,7 +8,7 @@ Random negatives make the task look solved: report more than one. No negative is
 
 Contrast (Lee & Shin 2023, TriCL, arXiv:2206.04739): two views with members, edges and features dropped; node against node, edge
 against edge, node against edge of its own. Generation: one member of every edge is hidden and has to be named again.
-The survey's adversarial generator of negatives is not here.
+The survey's adversarial generator of negatives is in `adversarial_negatives`.
 
 Sets are rows of node numbers padded with −1: (count, largest size).
 """

@@ -10,7 +10,7 @@
 
 Kim, Lee, Gao, Antelmi, Polato & Shin, "A Survey on Hypergraph Neural Networks", KDD 2024, arXiv:2404.01039; the mediator graph is
 of Yadati et al. 2019, arXiv:1809.02589. A graph here is a `Pairs`: directed pairs (u, v), each direction on its own, with weights.
-The survey's tensor form is not built: it holds n^k numbers for edges of k members.
+The survey's tensor form, which holds n^k numbers for edges of k members, is in `hypergraph_tensor`, by contraction.
 """
 
 import itertools
