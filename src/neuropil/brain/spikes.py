@@ -31,14 +31,15 @@ def poisson_nll(log_rates: Float[Tensor, "*s"], counts: Shaped[Tensor, "..."]) -
 
 
 def bits_per_spike(
-    log_rates: Float[Tensor, "*s n"], counts: Shaped[Tensor, "*s n"], null: Float[Tensor, " n"] | None = None
+    log_rates: Float[Tensor, "*s n"], counts: Shaped[Tensor, "*s n"], null: Float[Tensor, "..."] | None = None
 ) -> float:
     """How many bits a spike the rates tell beyond each neuron's mean rate: 0 for the mean itself, below 0 if worse.
 
     Args:
         log_rates: log of the expected count a bin, of n neurons; −20 is the least that is told apart from silence.
         counts: the spikes of the same bins.
-        null: the rates to compare with; default: each neuron's mean of `counts`, as the benchmark defines it.
+        null: the rates to compare with, one a neuron or one a number of `counts`; default: each neuron's mean of `counts`, as the
+            benchmark defines it.
 
     `Refused` if there is no spike at all.
 
