@@ -10,15 +10,15 @@ from neuropil.errors import Refused
 
 def test_a_classifier_of_arrays_with_words_for_classes():
     data = imagery(
-        torch.Generator().manual_seed(0), subjects=2, trials=60, seconds=2.0, rate=64.0, names=FEW, noise=0.3, depth=(0.8, 0.9)
+        torch.Generator().manual_seed(0), subjects=2, trials=80, seconds=2.0, rate=64.0, names=FEW, noise=0.3, depth=(0.8, 0.9)
     )
     x, y = data.trials.signals.numpy(), np.array(["left", "right"])[data.trials.labels.numpy()]
     group = data.subject.numpy()
-    model = MVCNetClassifier(64.0, FEW, epochs=12, weights=(0.0, 0.0)).fit(x[::2], y[::2], group[::2])
+    model = MVCNetClassifier(64.0, FEW, epochs=15, weights=(0.0, 0.0)).fit(x[::2], y[::2], group[::2])
     assert model.score(x[1::2], y[1::2], group[1::2]) > 0.7
     assert model.classes_.tolist() == ["left", "right"]
     assert isinstance(model.predict_proba(x[:3]), np.ndarray)
-    again = MVCNetClassifier(64.0, FEW, epochs=12, weights=(0.0, 0.0)).fit(x[::2], y[::2], group[::2])
+    again = MVCNetClassifier(64.0, FEW, epochs=15, weights=(0.0, 0.0)).fit(x[::2], y[::2], group[::2])
     assert np.array_equal(model.predict_proba(x[:9]), again.predict_proba(x[:9]))
     assert model.get_params()["epochs"] == 15
 
@@ -28,7 +28,7 @@ def test_rates_learn_and_score_what_was_hidden():
     rates = torch.rand(40, 1, 6, generator=generator).expand(40, 12, 6) * 3 + 0.1  # a rate a trial and neuron pair
     rates = torch.cat([rates[..., :3], rates[..., :3]], -1)
     counts = torch.poisson(rates, generator=generator)
-    model = LangevinRates(seen=3, ahead=2, hidden=16, steps=100, lr=1e-2).fit(counts.numpy())
+    model = LangevinRates(seen=3, ahead=2, hidden=16, steps=60, lr=1e-2).fit(counts.numpy())
     assert model.score(counts) > 0.05
     found = torch.as_tensor(model.predict(counts[:, :10]))
     assert found.shape == counts.shape
