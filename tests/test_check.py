@@ -6,10 +6,12 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from neuropil.files import locked
 from neuropil.lab import evidence
 from neuropil.lab.check import Done, Job, check, on_pool, on_ray, plan
 from neuropil.lab.claims import select
@@ -63,6 +65,35 @@ def test_finished_seeds_are_not_measured_again(tmp_path, monkeypatch):
     assert (len(jobs), have) == (2, 0)
     assert not check(jobs, on_pool(jobs, 1), lambda done: None)
     assert plan(claims, "smoke", [0, 1, 2], "cpu") == ([Job(*claims_of(DENSITY), 2, "smoke", "cpu", False)], 2)
+
+
+def test_orphans_of_a_killed_process_are_swept_also_where_nothing_is_left_to_measure(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROPIL_EVIDENCE", str(tmp_path))
+    claims = select(DENSITY)
+    jobs, _ = plan(claims, "smoke", [0], "cpu")
+    assert not check(jobs, on_pool(jobs, 1), lambda done: None)
+    path = evidence.path_of(*claims_of(DENSITY), "smoke")
+    before = path.read_bytes()
+    orphans = [path.with_name(f".{name}.1a2b3c4d.tmp") for name in (path.name, path.name.replace(".json", ".recall.png"))]
+    other = path.with_name(f".{path.name.replace('smoke', 'quick')}.1a2b3c4d.tmp")  # its own budget's plan sweeps it
+    for file in (*orphans, other):
+        file.write_text("{")
+    assert plan(claims, "smoke", [0], "cpu") == ([], 1)
+    assert not any(file.exists() for file in orphans)
+    assert other.exists() and path.read_bytes() == before
+
+
+def test_a_sweep_waits_for_whoever_writes(tmp_path):
+    path = tmp_path / "claim.smoke.json"
+    orphan = path.with_name(".claim.smoke.json.1a2b3c4d.tmp")
+    orphan.write_text("{")
+    with locked(path):
+        sweeper = threading.Thread(target=evidence.sweep, args=(path,))
+        sweeper.start()
+        sweeper.join(0.2)
+        assert orphan.exists()
+    sweeper.join()
+    assert not orphan.exists()
 
 
 def claims_of(target):

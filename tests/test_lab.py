@@ -1,21 +1,16 @@
-"""Verdicts, evidence that survives anything, and the smoke run of every claim."""
+"""Verdicts, and evidence that survives anything."""
 
-import json
 import math
 import multiprocessing
 
 import pytest
 
-from neuropil import catalog
 from neuropil.errors import Refused
 from neuropil.lab import Close, Less, Metric, More, Outcome, Ratio, Trial, evidence
-from neuropil.lab.claims import load
-from neuropil.lab.run import measure
 from neuropil.numerics.statistics import t_interval
 
 ACCURACY = Metric("accuracy", "higher")
 ERROR = Metric("error", "lower")
-CLAIMS = [c for s in catalog.systems() if s.claims for c in load(s).values()]
 
 
 @pytest.mark.parametrize(
@@ -108,11 +103,3 @@ def test_damaged_evidence_is_refused_by_name(tmp_path, content):
     path.write_text(content)
     with pytest.raises(Refused, match=r"c\.quick\.json"):
         evidence.read(path)
-
-
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: f"{c.system}/{c.name}")
-def test_smoke(claim):
-    result, pictures = measure(claim, seed=7, budget="smoke", draw=True)
-    json.dumps(result, allow_nan=False)
-    assert pictures, "a claim needs a picture"
-    assert all(content.startswith(b"\x89PNG") for content in pictures.values())

@@ -53,10 +53,15 @@ class Done:
 
 
 def plan(claims: Sequence[Claim], budget: str, seeds: Sequence[int], device: str = "cpu") -> tuple[list[Job], int]:
-    """The jobs that evidence still lacks, seed by seed so that every claim gets its first verdict early; and how many it has."""
+    """The jobs that evidence still lacks, seed by seed so that every claim gets its first verdict early; and how many it has.
+
+    What killed processes left half-written beside the evidence is swept, also where nothing is left to measure.
+    """
     fresh = {}
     for claim in claims:
-        found = evidence.read(evidence.path_of(claim.system, claim.name, budget))
+        path = evidence.path_of(claim.system, claim.name, budget)
+        evidence.sweep(path)
+        found = evidence.read(path)
         fresh[claim.system, claim.name] = found.fresh(evidence.fingerprint(find(claim.system)))
     jobs = [
         Job(claim.system, claim.name, seed, budget, device, draw=seed == seeds[0])

@@ -94,13 +94,25 @@ def record(path: Path, row: dict[str, Any], pictures: dict[str, bytes], summaris
     picture that is not there.
     """
     with locked(path):
-        for orphan in path.parent.glob(f".{path.name.removesuffix('.json')}.*.tmp"):
+        for orphan in _orphans(path):
             orphan.unlink(missing_ok=True)  # of a killed process: the lock says that nobody is writing
         for name, content in pictures.items():
             write_atomic(path.with_name(f"{path.name.removesuffix('.json')}.{name}.png"), content)
         rows = read(path).fresh(row["fingerprint"]) | {row["seed"]: row}
         ordered = [rows[seed] for seed in sorted(rows)]
         write_json(path, {"format": FORMAT, **summarise(ordered), "rows": ordered})
+
+
+def sweep(path: Path) -> None:
+    """Delete the temporary files that a killed process left of `path` and its pictures; the lock says that nobody is writing."""
+    if _orphans(path):  # looking needs no lock
+        with locked(path):
+            for orphan in _orphans(path):
+                orphan.unlink(missing_ok=True)
+
+
+def _orphans(path: Path) -> list[Path]:
+    return list(path.parent.glob(f".{path.name.removesuffix('.json')}.*.tmp"))
 
 
 def standing(system: System) -> tuple[str, str | None]:

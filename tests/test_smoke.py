@@ -1,0 +1,41 @@
+"""Every claim at its smallest: it runs, draws, and gives the same numbers in another process."""
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from neuropil import catalog
+from neuropil.data.sources import cache
+from neuropil.lab.check import Job, work
+from neuropil.lab.claims import load
+from neuropil.lab.run import measure
+
+CLAIMS = [c for s in catalog.systems() if s.claims for c in load(s).values()]
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory):
+    """Another process. It shares the data but not the trained nets, so that what it finds it has trained itself."""
+    folder = tmp_path_factory.mktemp("cache")
+    cache().mkdir(parents=True, exist_ok=True)
+    for entry in cache().iterdir():
+        if entry.name != "trained" and entry.suffix != ".lock":
+            (folder / entry.name).symlink_to(entry)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NEUROPIL_DATA", str(folder))
+            pool.submit(int).result()  # the process starts, with the environment of now
+        yield pool
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: f"{c.system}/{c.name}")
+def test_smoke(claim, elsewhere):
+    again = elsewhere.submit(work, Job(claim.system, claim.name, seed=7, budget="smoke"))
+    row, pictures = measure(claim, seed=7, budget="smoke", draw=True)
+    json.dumps(row, allow_nan=False)
+    assert pictures, "a claim needs a picture"
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+    other, _ = again.result()
+    assert [other[key] for key in ("method", "baseline", "notes")] == [row[key] for key in ("method", "baseline", "notes")]
