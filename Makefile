@@ -4,11 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help tour test check report lint clean
+.PHONY: help tour test report docs bench accidents lint clean
 help:
 	@echo "make tour    install, run one quick claim of every wing, write report/index.html"
 	@echo "make test    install, run linters, type checker and tests"
 	@echo "make report  write report/index.html from the evidence"
+	@echo "make docs    build the documentation site, build/docs/index.html"
+	@echo "make bench   compare with the peers that are installed, write benchmarks/RESULTS.md"
+	@echo "make accidents  kill, fill, corrupt and race everything for long; write docs/reliability.md"
 	@echo "make clean   remove the environment and everything generated"
 
 $(BIN)/python:
@@ -27,6 +30,20 @@ tour: $(VENV)/.user
 
 report: $(VENV)/.user
 	$(BIN)/neuropil report report
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "build/docs/index.html  (with search: $(BIN)/python -m http.server -d build/docs --bind 127.0.0.1)"
+
+bench: $(VENV)/.developer
+	$(BIN)/python benchmarks/bench.py
+
+accidents: $(VENV)/.developer
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m accidents --write
 
 lint: $(VENV)/.developer
 	$(BIN)/ruff check .

@@ -1,27 +1,24 @@
-"""Rows a second of whole trainings on MovieLens-100k against fuxictr: `python benchmarks/click_rows.py FOLDER [threads] [rounds]`.
+"""Whole trainings on MovieLens-100k against fuxictr: seconds, the same for rows a second.
 
-FOLDER holds FinalMLP.py and DualMLP.py of reczoo/FuxiCTR (model_zoo/FinalMLP/src); they run on an installed fuxictr. Both sides
-start from the same weights and train for 3 epochs of 40,000 rows: batches of 4,096, Adam at 1e-3, decay of embeddings 1e-4,
-gradients clipped at 10, the AUC of 5,000 validation rows after each epoch. fuxictr runs twice: with its own loader (one process),
-and with our batches in our order, where the AUC on test rows must be ours. All in turns; without FOLDER or fuxictr our side alone
-is timed.
+The authors' FinalMLP.py and DualMLP.py (reczoo/FuxiCTR, model_zoo/FinalMLP/src; the folder's name is in FUXICTR_MODELS) run on an
+installed fuxictr. Both sides start from the same weights and train for 3 epochs of 40,000 rows: batches of 4,096, Adam at 1e-3,
+decay of embeddings 1e-4, gradients clipped at 10, the AUC of 5,000 validation rows after each epoch. fuxictr runs twice: with its
+own loader (one process), and with our batches in our order.
 """
 
 import importlib
-import json
 import logging
-import platform
+import os
 import statistics
 import sys
 import tempfile
-import time
-import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from rounds import spread
+from rounds import Missing, Ratio, in_turns, main, peer
 from torch import Tensor, nn
 
 from neuropil import data
@@ -32,6 +29,7 @@ from neuropil.numerics.detection import auroc
 from neuropil.training.fit import minibatches
 
 EPOCHS, BATCH, DIM, HIDDEN, DECAY = 3, 4096, 10, (64, 64, 64), 1e-4
+ZOO, FUXICTR = "FUXICTR_MODELS", ("fuxictr", "pip install --no-deps fuxictr polars pyarrow")
 Rows = tuple[Tensor, Tensor]
 
 
@@ -66,14 +64,14 @@ class Peer:
         sys.path.insert(0, folder)
         logging.disable(logging.INFO)
         self.home, self.names, self.sizes = home, list(fields), sizes
-        self.map = importlib.import_module("fuxictr.features").FeatureMap("films", home)
+        self.map = peer("fuxictr.features", *FUXICTR).FeatureMap("films", home)
         self.map.features = OrderedDict(
             (f, {"type": "categorical", "source": "", "vocab_size": v}) for f, v in zip(fields, sizes, strict=True)
         )
         self.map.num_fields, self.map.labels = len(fields), ["y"]
         self.map.set_column_index()
         Path(home, "films").mkdir()  # where fuxictr keeps its best weights
-        self.loader = importlib.import_module("fuxictr.pytorch.dataloaders.npz_dataloader").NpzDataLoader
+        self.loader = peer("fuxictr.pytorch.dataloaders.npz_dataloader", *FUXICTR).NpzDataLoader
         for part, (ids, y) in zip(("training", "validation"), parts, strict=False):
             columns = dict(zip(fields, ids.T.numpy(), strict=True))
             np.savez(f"{home}/{part}.npz", y=y.numpy(), **columns)
@@ -86,12 +84,12 @@ class Peer:
         if kind == "FinalMLP":
             contexts = [[self.names[f] for f in gate.context] for gate in mine.gates]
             options |= {"fs_hidden_units": [64], "fs1_context": contexts[0], "fs2_context": contexts[1]}
-        peer = getattr(importlib.import_module(kind), kind)(self.map, **options)
+        net = getattr(importlib.import_module(kind), kind)(self.map, **options)
         with torch.no_grad():
-            self.copy(mine, peer)
-        return peer
+            self.copy(mine, net)
+        return net
 
-    def copy(self, mine: FinalMLP, peer: nn.Module) -> None:
+    def copy(self, mine: FinalMLP, net: nn.Module) -> None:
         """Our weights into theirs; their second bias, which we do not have, stays at zero."""
 
         def table(embed: nn.Module, whole: Tensor, fields: list[int]) -> None:
@@ -99,79 +97,97 @@ class Peer:
                 embed.embedding_layer.embedding_layers[self.names[f]].weight.copy_(rows)
 
         def mlp(from_: nn.Module, to: nn.Module) -> list[nn.Linear]:
-            one, two = ([m for m in net.modules() if isinstance(m, nn.Linear)] for net in (from_, to))
+            one, two = ([m for m in part.modules() if isinstance(m, nn.Linear)] for part in (from_, to))
             for a, b in zip(one, two, strict=False):
                 b.load_state_dict(a.state_dict())
             return two
 
-        table(peer.embedding_layer, mine.embed.table, list(range(len(self.sizes))))
-        tops = [mlp(stream, getattr(peer, f"mlp{s}"))[-1] for s, stream in enumerate(mine.streams, 1)]
+        table(net.embedding_layer, mine.embed.table, list(range(len(self.sizes))))
+        tops = [mlp(stream, getattr(net, f"mlp{s}"))[-1] for s, stream in enumerate(mine.streams, 1)]
         if mine.form is not None:
-            tops = [peer.fusion_module.w_x, peer.fusion_module.w_y]
-            peer.fusion_module.w_xy.copy_(mine.form.weight.reshape(-1, 1))
+            tops = [net.fusion_module.w_x, net.fusion_module.w_y]
+            net.fusion_module.w_xy.copy_(mine.form.weight.reshape(-1, 1))
         for s, gate in enumerate(mine.gates, 1):
-            mlp(gate.mlp, getattr(peer.fs_module, f"fs{s}_gate"))
+            mlp(gate.mlp, getattr(net.fs_module, f"fs{s}_gate"))
             if gate.context:
-                table(getattr(peer.fs_module, f"fs{s}_ctx_emb"), gate.embed.table, gate.context)
+                table(getattr(net.fs_module, f"fs{s}_ctx_emb"), gate.embed.table, gate.context)
         for top, linear in zip(tops, mine.linear, strict=True):
             top.weight.copy_(linear.weight)
 
-    def train(self, peer: nn.Module, training: Rows, own: bool) -> float:
-        """Seconds of the whole training, with its own loader or with our batches."""
+    def train(self, net: nn.Module, training: Rows, own: bool) -> None:
+        """The whole training, with its own loader or with our batches."""
         load = {"batch_size": BATCH, "num_workers": 0}
         validation = self.loader(self.map, f"{self.home}/validation.npz", **load)
         batches = self.loader(self.map, f"{self.home}/training.npz", shuffle=True, **load) if own else Batches(training, self.names)
-        start = time.perf_counter()
-        peer.fit(batches, epochs=EPOCHS, validation_data=validation)
-        return time.perf_counter() - start
+        net.fit(batches, epochs=EPOCHS, validation_data=validation)
 
-    def score(self, peer: nn.Module, rows: Rows) -> float:
+    def probabilities(self, net: nn.Module, ids: Tensor) -> Tensor:
         with torch.no_grad():
-            p = peer.eval()(dict(zip(self.names, rows[0].unbind(1), strict=True)))["y_pred"][:, 0]
-        return float(auroc(p[rows[1] == 1], p[rows[1] == 0]))
+            return net.eval()(dict(zip(self.names, ids.unbind(1), strict=True)))["y_pred"][:, 0]
 
 
-if __name__ == "__main__":
-    threads = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 5
-    torch.set_num_threads(threads)
+class Trainings:
+    """Trainings of one model, each from the same weights: ours, and the peer's with its loader or with our batches."""
+
+    def __init__(self, name: str, fuxictr: Peer, parts: list[Rows], sizes: tuple[int, ...]) -> None:
+        self.name, self.fuxictr, self.sizes = name, fuxictr, sizes
+        self.training, self.validation, self.test, _ = parts
+        self.nets: dict[str, nn.Module] = {}  # the last of each way
+        self.ways = {
+            "neuropil": self.train,
+            "its loader": lambda: fuxictr.train(self.nets["its loader"], self.training, own=True),
+            "our batches": lambda: fuxictr.train(self.nets["our batches"], self.training, own=False),
+        }
+
+    def fresh(self, way: str) -> nn.Module:
+        torch.manual_seed(0)
+        net = ours(self.name, self.sizes)
+        self.nets[way] = net if way == "neuropil" else self.fuxictr.model(self.name, net)
+        return self.nets[way]
+
+    def train(self) -> None:
+        rest = {"decay": DECAY, "size": BATCH, "epochs": EPOCHS, "patience": EPOCHS + 1}
+        fit_clicks(self.nets["neuropil"], self.training, self.validation, **rest)
+
+    def same_start(self) -> None:
+        ids = self.test[0]
+        with torch.no_grad():
+            p = self.fresh("neuropil").eval()(ids).sigmoid()
+        torch.testing.assert_close(p, self.fuxictr.probabilities(self.fresh("our batches"), ids), atol=1e-5, rtol=1e-4)
+
+    def auc(self, way: str) -> float:
+        """Of the test rows."""
+        (ids, y), net = self.test, self.nets[way]
+        if way == "neuropil":
+            return score(net, ids, y).auc
+        p = self.fuxictr.probabilities(net, ids)
+        return float(auroc(p[y == 1], p[y == 0]))
+
+
+def compare(quick: bool) -> Iterator[Ratio]:
+    peer("fuxictr.features", *FUXICTR)
+    if not Path(os.environ.get(ZOO, ""), "FinalMLP.py").is_file():
+        raise Missing("fuxictr", f"no FinalMLP.py: set {ZOO} to the folder model_zoo/FinalMLP/src of reczoo/FuxiCTR")
     log = data.movielens_clicks()
     cut = log.split(torch.Generator().manual_seed(0), (0.4, 0.05, 0.05, 0.5))
     vocabulary = Vocabulary.fit(cut[0].codes)
     parts = [(vocabulary.encode(part.codes), part.labels) for part in cut]
-    training, validation, test, _ = parts
-    found: dict[str, object] = {
-        "torch": torch.__version__,
-        "threads": threads,
-        "python": platform.python_version(),
-        "rounds": rounds,
-    }
-    rows = EPOCHS * (len(training[1]) // BATCH) * BATCH
-    with tempfile.TemporaryDirectory() as home, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            peer = Peer(sys.argv[1], home, parts, log.fields, vocabulary.sizes) if len(sys.argv) > 1 else None
-        except ImportError as missing:
-            peer, found["skipped"] = None, f"fuxictr: {missing}"
+    with tempfile.TemporaryDirectory() as home:
+        fuxictr = Peer(os.environ[ZOO], home, parts, log.fields, vocabulary.sizes)
         for name in ("FinalMLP", "FinalMLP, learned gates", "DualMLP"):
-            seconds: dict[str, list[float]] = {"neuropil": []}
-            aucs: dict[str, list[float]] = {"neuropil": []}
-            for k in range(rounds):
-                torch.manual_seed(k)
-                mine = ours(name, vocabulary.sizes)
-                theirs = {} if peer is None else {way: peer.model(name, mine) for way in ("its loader", "our batches")}
-                start = time.perf_counter()
-                fit_clicks(mine, training, validation, decay=DECAY, size=BATCH, epochs=EPOCHS, patience=EPOCHS + 1)
-                seconds["neuropil"].append(time.perf_counter() - start)
-                aucs["neuropil"].append(score(mine, *test).auc)
-                for way, net in theirs.items():
-                    seconds.setdefault(way, []).append(peer.train(net, training, own=way == "its loader"))
-                    aucs.setdefault(way, []).append(peer.score(net, test))
-            table: dict[str, object] = {"rows a second": {side: round(rows / statistics.median(s)) for side, s in seconds.items()}}
-            table["AUC"] = {side: [round(a, 4) for a in values] for side, values in aucs.items()}
-            for way in list(seconds)[1:]:
-                ratios = [b / a for a, b in zip(seconds["neuropil"], seconds[way], strict=True)]
-                table[f"times faster than fuxictr, {way}"] = spread(ratios, 2)
-            found[name] = table
-    found["folder"] = Path(sys.argv[1]).name if peer is not None else None
-    print(json.dumps(found, indent=1))
+            job = Trainings(name, fuxictr, parts, vocabulary.sizes)
+            job.same_start()
+
+            taken = in_turns(job.ways, 2 if quick else 5, before=job.fresh)
+            auc = {way: job.auc(way) for way in job.ways}
+            off = abs(auc["neuropil"] - auc["our batches"])
+            assert off <= 0.005, f"on the same batches the AUC differs by {off:.4f}"
+            speed = EPOCHS * (len(parts[0][1]) // BATCH) * BATCH / statistics.median(taken["neuropil"])
+            for way in ("its loader", "our batches"):
+                note = f"{speed:,.0f} rows/s; AUC {auc['neuropil']:.3f}, {auc[way]:.3f}"
+                what, against = f"training {name}, batch {BATCH:,}", f"fuxictr, {way}"
+                yield Ratio(what, against, taken["neuropil"], taken[way], at_least=3, note=note, package="fuxictr")
+
+
+if __name__ == "__main__":
+    main(compare)

@@ -1,90 +1,69 @@
-"""The hash encoding's kernels against plain tensor operations, forward and backward: `python benchmarks/hash_grid.py`.
+"""The hash encoding's kernels against plain tensor operations, forward and backward.
 
-65,536 points in 3-D, 16 levels × 2 features, tables of 2^17 rows; the gradient is the table's, as in training. Both run in turns
-in one process, so that the ratio of each pair is of one moment. The tensor operations go level by level, the faster of two ways
-that were tried (all levels at once took 4 times as long). On CUDA, where there is no kernel, the share of the copy bandwidth that
-they reach.
+65,536 points in 3-D, 16 levels × 2 features, tables of 2^17 rows; the gradient is the table's, as in training. The tensors go
+level by level, the faster of two ways that were tried (all levels at once took 4 times as long). On CUDA, where there is no
+kernel, the tensor operations against a copy of the bytes that they have to move at least.
 """
 
-import json
-import platform
-import sys
 import time
+from collections.abc import Iterator
 
 import torch
-from rounds import spread
+from rounds import Ratio, in_turns, main
 
 from neuropil.fields.grids import HashGrid
 from neuropil.numerics import multilinear
 
-POINTS, PAIRS = 1 << 16, 9
+POINTS, LEVELS, FEATURES = 1 << 16, 16, 2
 
 
-def seconds(read, grid: HashGrid, x: torch.Tensor, g: torch.Tensor) -> tuple[float, float]:
-    """Forward and backward."""
-    grid.table.grad = None
-    wait = torch.cuda.synchronize if x.is_cuda else lambda: None
-    wait()
-    start = time.perf_counter()
-    y = read(x, grid.table, grid.resolutions, grid.sizes)
-    wait()
-    middle = time.perf_counter()
-    y.backward(g)
-    wait()
-    return middle - start, time.perf_counter() - middle
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written a second by a copy of 256 MiB."""
-    a = torch.empty(1 << 28, dtype=torch.uint8, device=device)
-    b, times = torch.empty_like(a), []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        b.copy_(a)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 2 * a.numel() / min(times)
-
-
-def run(device: torch.device) -> dict[str, object]:
+def made(device: str) -> tuple[HashGrid, torch.Tensor, torch.Tensor]:
+    """A grid, points and the gradient of what is read there."""
     torch.manual_seed(0)
-    grid = HashGrid(3, levels=16, features=2, table=2**17, coarsest=16, finest=2048).to(device)
+    grid = HashGrid(3, levels=LEVELS, features=FEATURES, table=2**17, coarsest=16, finest=2048).to(device)
     torch.nn.init.normal_(grid.table)
-    x = 2 * torch.rand(POINTS, 3, device=device) - 1
-    g = torch.randn(POINTS, grid.width, device=device)
-    ways = {"tensors": multilinear.eager}
-    if device.type == "cpu":
-        ways = {"kernels": multilinear._compiled, **ways}
-        torch.testing.assert_close(*(read(x, grid.table, grid.resolutions, grid.sizes) for read in ways.values()))
-    pairs = [{name: seconds(read, grid, x, g) for name, read in ways.items()} for _ in range(PAIRS + 1)][1:]
-    found: dict[str, object] = {
-        f"{name}, seconds": {
-            "forward": spread([p[name][0] for p in pairs]),
-            "backward": spread([p[name][1] for p in pairs]),
-            "both": spread([sum(p[name]) for p in pairs]),
-        }
-        for name in ways
-    }
-    if device.type == "cpu":
-        found["kernels are times faster"] = spread([sum(p["tensors"]) / sum(p["kernels"]) for p in pairs])
-        least = {name: min(sum(p[name]) for p in pairs) for name in ways}
-        found["fastest against fastest"] = round(least["tensors"] / least["kernels"], 2)
-    else:
-        # least traffic: coordinates, 8 rows a point and level, and the output; backward the same with rows read and written
-        forward = POINTS * (3 + 16 * 8 * 2 + 32) * 4
-        backward = POINTS * (3 + 2 * 16 * 8 * 2 + 32) * 4
-        best = min(sum(p["tensors"]) for p in pairs)
-        found["share of the copy bandwidth"] = round((forward + backward) / best / copy_bandwidth(device), 4)
-    return found
+    return grid, 2 * torch.rand(POINTS, 3, device=device) - 1, torch.randn(POINTS, grid.width, device=device)
+
+
+def step(read, grid: HashGrid, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """Forward and backward; the table's gradient."""
+    grid.table.grad = None
+    read(x, grid.table, grid.resolutions, grid.sizes).backward(g)
+    return grid.table.grad
+
+
+def compare(quick: bool) -> Iterator[Ratio]:
+    grid, x, g = made("cpu")
+    ways = {"kernels": multilinear._compiled, "tensors": multilinear.eager}
+    torch.testing.assert_close(*(read(x, grid.table, grid.resolutions, grid.sizes) for read in ways.values()))
+    torch.testing.assert_close(*(step(read, grid, x, g) for read in ways.values()), atol=1e-4, rtol=1e-4)
+
+    for threads in sorted({torch.get_num_threads(), 1}, reverse=True):
+        torch.set_num_threads(threads)
+        taken = in_turns({name: lambda read=read: step(read, grid, x, g) for name, read in ways.items()}, 3 if quick else 9)
+        what = f"hash encoding, forward and backward, 65,536 points, {threads} thread{'s' * (threads > 1)}"
+        wish = 5.0 if threads > 1 else None
+        yield Ratio(what, "tensor operations", taken["kernels"], taken["tensors"], at_least=wish)
+    if torch.cuda.is_available():
+        yield on_cuda(3 if quick else 9)
+
+
+def on_cuda(rounds: int) -> Ratio:
+    # least traffic: coordinates, 8 rows a point and level, and the output; backward the same with rows read and written
+    rows, rest = POINTS * LEVELS * 8 * FEATURES, POINTS * (3 + LEVELS * FEATURES)
+    moved = torch.empty((3 * rows + 2 * rest) * 4 // 2, dtype=torch.uint8, device="cuda")  # a copy reads and writes each byte
+    to, (grid, x, g) = torch.empty_like(moved), made("cuda")
+
+    def clock() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    ways = {"tensors": lambda: step(multilinear.eager, grid, x, g), "copy": lambda: to.copy_(moved)}
+    taken = in_turns(ways, rounds, clock)
+    return Ratio(
+        "the same, tensor operations on CUDA", "a copy of as many bytes", taken["tensors"], taken["copy"], note="no kernel there"
+    )
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
-    facts = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    if not torch.cuda.is_available():
-        import numba
-
-        print(json.dumps({**facts, "numba": numba.__version__, **run(torch.device("cpu"))}, indent=1))
-    else:
-        print(json.dumps({**facts, "device": torch.cuda.get_device_name(), **run(torch.device("cuda"))}, indent=1))
+    main(compare)

@@ -1,22 +1,19 @@
-"""`numerics.hidden_markov` on 30 chains of 1,000 bins and 5 states: `python benchmarks/hidden_markov.py [threads]`.
+"""`numerics.hidden_markov` on 30 chains of 1,000 bins and 5 states: compiled, and plain tensors through `nn.scan`.
 
-Compiled, and plain tensors through `nn.scan`, against a plain Python loop over chains and bins (tensors of one bin, log space,
-double precision). Forward-backward with ξ summed, and Viterbi. All run in turns in one process, so that the ratios of a round
-are of one moment; compilation is not counted.
+Against a plain Python loop over chains and bins (tensors of one bin, log space, double precision): forward-backward with ξ summed,
+and Viterbi. Compilation is not counted.
 """
 
-import json
-import platform
-import sys
-import time
+from collections.abc import Callable, Iterator
+from unittest import mock
 
 import torch
-from rounds import spread
+from rounds import Ratio, in_turns, main
 
 from neuropil.data.spike_simulators import stay_or_switch
 from neuropil.numerics import hidden_markov
 
-CHAINS, BINS, STATES, ROUNDS = 30, 1000, 5, 3
+CHAINS, STATES = 30, 5
 
 
 def loop_posterior(log_b: torch.Tensor, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,51 +47,44 @@ def loop_viterbi(log_b: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return path
 
 
-def seconds(way) -> float:
-    start = time.perf_counter()
-    way()
-    return time.perf_counter() - start
+def without_numba(way: Callable[[], object]) -> Callable[[], object]:
+    """The same function on its way through `nn.scan`."""
 
-
-def plain(way):
-    """The same function on its way without numba."""
-
-    def run():
-        kept, hidden_markov._compiled = hidden_markov._compiled, lambda log_b: False
-        try:
+    def run() -> object:
+        with mock.patch.object(hidden_markov, "_compiled", lambda log_b: False):
             return way()
-        finally:
-            hidden_markov._compiled = kept
 
     return run
 
 
-def run(bins: int, rounds: int) -> dict[str, object]:
+def same_posterior(ours: hidden_markov.Posterior, loop: tuple[torch.Tensor, torch.Tensor]) -> None:
+    torch.testing.assert_close(ours.gamma.double(), loop[0], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(ours.xi.double(), loop[1], atol=1e-3, rtol=1e-6)
+
+
+def same_path(ours: tuple[torch.Tensor, torch.Tensor], loop: torch.Tensor) -> None:
+    assert torch.equal(ours[0], loop)
+
+
+def compare(quick: bool) -> Iterator[Ratio]:
     torch.manual_seed(0)
+    bins = 100 if quick else 1000
     log_b, p = 3 * torch.randn(CHAINS, bins, STATES), stay_or_switch(STATES)
-    found: dict[str, object] = {}
-    for what, ours, loop in (
-        ("forward-backward", lambda: hidden_markov.forward_backward(log_b, p), lambda: loop_posterior(log_b, p)),
-        ("Viterbi", lambda: hidden_markov.viterbi(log_b, p), lambda: loop_viterbi(log_b, p)),
+    for what, ours_of, loop_of, check, wish in (
+        ("forward–backward", hidden_markov.forward_backward, loop_posterior, same_posterior, 20.0),
+        ("Viterbi", hidden_markov.viterbi, loop_viterbi, same_path, None),
     ):
-        ways = {"compiled": ours, "nn.scan": plain(ours), "Python loop": loop}
-        results = {name: way() for name, way in ways.items()}  # also compiles
-        if what == "Viterbi":
-            assert all(torch.equal(results[name][0], results["Python loop"]) for name in ("compiled", "nn.scan"))
-        else:
-            for name in ("compiled", "nn.scan"):
-                torch.testing.assert_close(results[name].gamma.double(), results["Python loop"][0], atol=1e-6, rtol=1e-6)
-                torch.testing.assert_close(results[name].xi.double(), results["Python loop"][1], atol=1e-3, rtol=1e-6)
-        taken = [{name: seconds(way) for name, way in ways.items()} for _ in range(rounds)]
-        found[f"{what}, seconds"] = {name: spread([t[name] for t in taken]) for name in ways}
-        found[f"{what}, times faster than the Python loop"] = {
-            name: spread([t["Python loop"] / t[name] for t in taken], 1) for name in ("compiled", "nn.scan")
-        }
-    return found
+        compiled, loop = (lambda of=of: of(log_b, p) for of in (ours_of, loop_of))
+        ours, expected = {"compiled": compiled, "through `scan`": without_numba(compiled)}, loop()
+        for way in ours.values():
+            check(way(), expected)
+
+        taken = in_turns(ours | {"loop": loop}, 2 if quick else 3)
+        for name in ours:
+            row = f"{what}, {CHAINS} chains × {bins:,} bins × {STATES} states, {name}"
+            limit = wish if name == "compiled" else None
+            yield Ratio(row, "a Python loop", taken[name], taken["loop"], at_least=limit)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
-    short = sys.argv[2:] == ["short"]  # only to see that it runs
-    facts = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    print(json.dumps({**facts, **run(*((20, 1) if short else (BINS, ROUNDS)))}, indent=1))
+    main(compare)

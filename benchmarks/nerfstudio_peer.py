@@ -1,18 +1,18 @@
-"""Nerfacto here beside nerfstudio's own ``nerfacto`` (its torch implementation): same pictures, rays and CPU seconds, one core.
+"""Nerfacto here beside nerfstudio's own ``nerfacto`` (its torch implementation): same pictures, rays, processor seconds.
 
-    OMP_NUM_THREADS=1 python benchmarks/nerfstudio_peer.py [--seconds 30] [--size 64]
-
-nerfstudio is no dependency: ``pip install nerfstudio`` brings 220 packages, so install it in an environment of its own. Without it,
-its rows are skipped by name. Its LPIPS metric downloads weights when it is made, so a stand-in takes its place; torchvision without
-its compiled operators is made importable. Both get the sizes of `Nerfacto.small`, Adam and a rate that falls to a tenth; poses are
-exact, so that neither corrects them. nerfstudio shows white where a ray passes everything, as we do.
+nerfstudio is no dependency: ``pip install nerfstudio`` brings 220 packages, so install it in an environment of its own. Its LPIPS
+metric downloads weights when it is made, so a stand-in takes its place; torchvision without its compiled operators is made
+importable. Both get one thread, the sizes of `Nerfacto.small`, Adam and a rate that falls to a tenth; poses are exact, so that
+neither corrects them. nerfstudio shows white where a ray passes everything, as we do. They
+are not the same function: the dB stand in the note.
 """
 
-import argparse
 import importlib.util
 import time
+from collections.abc import Callable, Iterator
 
 import torch
+from rounds import Missing, Ratio, main
 
 from neuropil.data.cameras import Rays
 from neuropil.data.render import mesh_scene
@@ -125,35 +125,37 @@ def train(model: RadianceModel, scene: Scene, seconds: float) -> int:
     return step
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--size", type=int, default=64)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    scene = mesh_scene("duck", 48, given.size, seed=10)
+def trained(make: Callable[[], RadianceModel], scene: Scene, seconds: float) -> tuple[float, float]:
+    """Seconds of training a ray, and the mean PSNR of the eight held-out pictures."""
+    torch.manual_seed(0)
     fitted, test = scene[:40], scene[40:]
+    model = make()
+    steps = train(model, fitted, seconds)
+    with torch.no_grad():
+        shown = [render_picture(model, test.cameras, i, test.near, test.far, WHITE).colour for i in range(len(test))]
+    error = sum(float(psnr(picture, test.colours(i, WHITE))) for i, picture in enumerate(shown)) / len(test)
+    return seconds / (steps * 256), error
+
+
+def compare(quick: bool) -> Iterator[Ratio]:
+    if importlib.util.find_spec("nerfstudio") is None:
+        raise Missing("nerfstudio", "not installed: pip install nerfstudio, in an environment of its own")
+    prepare()
+    torch.set_num_threads(1)
+    scene = mesh_scene("duck", 48, 64, seed=10)
+    rounds, seconds = (1, 5.0) if quick else (3, 30.0)
 
     def ours() -> Nerfacto:
-        return Nerfacto.small(len(fitted), poses=False)
+        return Nerfacto.small(40, poses=False)
 
-    makers = {"neuropil nerfacto": ours}
-    if importlib.util.find_spec("nerfstudio") is None:
-        print("nerfstudio nerfacto: skipped, nerfstudio is not installed")
-    else:
-        prepare()
-        for lr, first in ((1e-2, 0.01), (4e-2, 1.0)):  # their own values, and those of `Nerfacto.small`
-            name = f"nerfstudio nerfacto (lr {lr:g}, first density {first:g})"
-            makers[name] = lambda lr=lr, first=first: Peer(ours(), len(fitted), scene.near, scene.far, lr, first)
-    for name, make in makers.items():
-        torch.manual_seed(0)
-        model = make()
-        steps = train(model, fitted, given.seconds)
-        with torch.no_grad():
-            shown = [render_picture(model, test.cameras, i, test.near, test.far, WHITE).colour for i in range(len(test))]
-        error = sum(float(psnr(picture, test.colours(i, WHITE))) for i, picture in enumerate(shown)) / len(test)
-        print(f"{name}: {error:.2f} dB, {steps} steps, {steps * 256 / given.seconds:,.0f} rays/s", flush=True)
+    for lr, first in ((1e-2, 0.01), (4e-2, 1.0)):  # their own values, and those of `Nerfacto.small`
+        theirs = lambda lr=lr, first=first: Peer(ours(), 40, scene.near, scene.far, lr, first)  # noqa: E731
+        runs = [[trained(make, scene, seconds) for make in (ours, theirs)] for _ in range(rounds)]
+        sides = [[run[side][0] for run in runs] for side in (0, 1)]
+        what = f"nerfacto, training, a ray, processor, 1 thread (their lr {lr:g}, first density {first:g})"
+        note = f"{runs[-1][0][1]:.1f} dB against {runs[-1][1][1]:.1f} dB after {seconds:.0f} s"
+        yield Ratio(what, "nerfstudio", *sides, package="nerfstudio", note=note)
 
 
 if __name__ == "__main__":
-    main()
+    main(compare)

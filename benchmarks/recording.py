@@ -1,36 +1,30 @@
-"""What recording costs: `python benchmarks/recording.py [REPEATS] [device]`.
+"""What recording costs: a small transformer with and without `nn.sites.record` of every site.
 
-A small transformer (4 layers, d = 128, 4 heads, MLPs of 512) on 16 sequences of 128 tokens, in turns with and without
-`nn.sites.record` of every site, REPEATS pairs, the order within a pair alternating; percent of time (without CUDA the processor's)
-beyond the other side's, the median of the pairs. Recording scores and patterns makes the model form them, which its fused kernel
-does not: both sides form them here (an idle hook on each) but in the last row.
-
-    hooks           keep nothing of what passes         against  a plain pass: what the hooks themselves take
-    by hand         record                              against  a pass with hand-written hooks that keep the same tensors
-    training        record, forward and backward        against  the same plain: the graph keeps most tensors anyway
-    inference       record, without gradients           against  a plain pass, which uses the same few megabytes again and again
-    fused           the same                            against  a plain pass that does not form scores and patterns
-
-Memory: the storages that the record keeps alive and Python's own objects, in percent beyond the bytes of the tensors kept.
+4 layers, d = 128, 4 heads, MLPs of 512, on 16 sequences of 128 tokens; seconds without CUDA are the processor's. Recording scores
+and patterns makes the model form them, which its fused kernel does not: both sides form them here (an idle hook on each) but in
+the row of the fused kernel. Memory: the storages that the record keeps alive and Python's own objects, against the bytes of the
+tensors kept.
 """
 
 import contextlib
-import json
-import platform
-import statistics
-import sys
 import time
 import tracemalloc
+from collections.abc import Callable, Iterator
 
 import torch
+from rounds import Ratio, in_turns, main
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from neuropil.nn.sites import record, sites
 from neuropil.nn.transformer import GPT
 
+NEW = "the time that new memory for 122 MB takes"
+Block = Callable[[], contextlib.AbstractContextManager]
+
 
 @contextlib.contextmanager
-def hooks(model, names, hook):
+def hooks(model: nn.Module, names: list[str], hook: Callable) -> Iterator[None]:
     modules = dict(model.named_modules())
     handles = [modules[name].register_forward_hook(hook) for name in names]
     try:
@@ -40,78 +34,68 @@ def hooks(model, names, hook):
             handle.remove()
 
 
-def percent(step, first, second, repeats):
-    """Percent of time that `step` takes beyond, inside second() against inside first(): median and quartiles of the pairs."""
-
-    def seconds(block):
-        clock = time.perf_counter if torch.cuda.is_available() else time.process_time  # the latter, where others share the machine
-        start = clock()
-        with block():
-            step()
-            return clock() - start
-
-    ratios, sides = [], (first, second)
-    for repeat in range(repeats + 3):
-        used = {side: seconds(sides[side]) for side in ((0, 1) if repeat % 2 else (1, 0))}
-        ratios.append(100 * (used[1] / used[0] - 1))
-    low, middle, high = statistics.quantiles(ratios[3:], n=4)
-    return {"time %": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)]}
-
-
-def memory(model, tokens, names):
-    """Bytes beyond those of the tensors kept, in percent of them."""
+def memory(model: nn.Module, tokens: Tensor, names: list[str]) -> tuple[float, float]:
+    """MB held by a record, and MB of its tensors."""
     tracemalloc.start()
     with record(model, *names) as seen:
         model(tokens)
     python = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for [x] in seen.values()}
-    tensors = {}  # the bytes of a storage that tensors of the record cover; views of one another count once
+    held, tensors = {}, {}  # the bytes of a storage that tensors of the record cover; views of one another count once
     for [x] in seen.values():
         key = x.untyped_storage().data_ptr()
-        tensors[key] = max(tensors.get(key, 0), x.nbytes)
-    total = sum(tensors.values())
-    return {"MB": round(total / 1e6, 1), "memory %": round(100 * (sum(storages.values()) + python - total) / total, 3)}
+        held[key], tensors[key] = x.untyped_storage().nbytes(), max(tensors.get(key, 0), x.nbytes)
+    return (sum(held.values()) + python) / 1e6, sum(tensors.values()) / 1e6
+
+
+def compare(quick: bool) -> Iterator[Ratio]:
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = GPT(256, d=128, heads=4, layers=4, context=128, hidden=512).to(device)
+    tokens = torch.randint(256, (16, 128), device=device)
+    names = list(sites(model))
+    formed = [name for name in names if name.endswith((".scores", ".pattern"))]
+
+    def clock() -> float:
+        if tokens.is_cuda:
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return model(tokens)
+
+    def training() -> None:
+        cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+
+    def by_hand() -> contextlib.AbstractContextManager:
+        kept: list[Tensor] = []
+        return hooks(model, names, lambda module, inputs, output: kept.append(output.detach()))
+
+    def inside(block: Block, step: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            with block():
+                return step()
+
+        return run
+
+    plain: Block = lambda: hooks(model, formed, lambda *_: None)  # noqa: E731
+    recorded: Block = lambda: record(model, *names)  # noqa: E731
+    nothing_kept: Block = lambda: record(model, *names, keep=lambda x: None)  # noqa: E731
+    assert torch.equal(inside(recorded, forward)(), inside(plain, forward)())
+    for what, step, ours, theirs, against, note in (
+        (f"recording all {len(names)} sites", forward, recorded, by_hand, "hooks by hand that keep the same", ""),
+        ("hooks that keep nothing", forward, nothing_kept, plain, "a plain pass", ""),
+        ("recording, a training step", training, recorded, plain, "a plain step", NEW),
+        ("recording, no gradients", forward, recorded, plain, "a plain pass", NEW),
+        ("recording, no gradients", forward, recorded, contextlib.nullcontext, "a pass with the fused kernel", NEW),
+    ):
+        taken = in_turns({"ours": inside(ours, step), "theirs": inside(theirs, step)}, 4 if quick else 40, clock)
+        yield Ratio(what, against, taken["ours"], taken["theirs"], at_most=1.05, note=note)
+    held, tensors = memory(model, tokens, names)
+    yield Ratio("memory of a record", "the tensors kept", [held], [tensors], at_most=1.05, unit="MB")
 
 
 if __name__ == "__main__":
-    repeats, device = int(sys.argv[1]) if len(sys.argv) > 1 else 40, sys.argv[2] if len(sys.argv) > 2 else "cpu"
-    torch.manual_seed(0)
-    model = GPT(256, d=128, heads=4, layers=4, context=128, hidden=512).to(device)
-    tokens = torch.randint(256, (16, 128), device=device)
-    names = sites(model)
-    formed = [name for name in names if name.endswith((".scores", ".pattern"))]
-    wait = torch.cuda.synchronize if tokens.is_cuda else lambda: None
-
-    def forward():
-        with torch.no_grad():
-            model(tokens)
-        wait()
-
-    def training():
-        cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
-        wait()
-
-    def plain():
-        return hooks(model, formed, lambda *_: None)
-
-    def by_hand():
-        kept = []
-        return hooks(model, names, lambda module, inputs, output: kept.append(output.detach()))
-
-    def recorded():
-        return record(model, *names)
-
-    def nothing_kept():
-        return record(model, *names, keep=lambda x: None)
-
-    found = {
-        "hooks": percent(forward, plain, nothing_kept, repeats),
-        "by hand": percent(forward, by_hand, recorded, repeats),
-        "training": percent(training, plain, recorded, repeats),
-        "inference": percent(forward, plain, recorded, repeats),
-        "fused": percent(forward, contextlib.nullcontext, recorded, repeats),
-        "memory": memory(model, tokens, names),
-    }
-    facts = {"python": platform.python_version(), "torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
-    print(json.dumps({**facts, "repeats": repeats, "sites": len(names), **found}, indent=1))
+    main(compare)

@@ -1,30 +1,28 @@
-"""What `import neuropil` and `neuropil list` take beyond a bare Python: `python benchmarks/startup.py`. Best of ten, seconds."""
+"""What `import neuropil` and `neuropil list` take: against a bare Python and what may be added to it."""
 
-import json
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+
+from rounds import Ratio, in_turns, main
 
 COMMANDS = {
-    "python": ["-c", "pass"],
-    "import neuropil": ["-c", "import neuropil"],
-    "neuropil list": ["-m", "neuropil", "list"],
-    "neuropil data list": ["-m", "neuropil", "data", "list"],
+    "`import neuropil`": (["-c", "import neuropil"], 0.1),
+    "`neuropil list`": (["-m", "neuropil", "list"], 0.3),
+    "`neuropil data list`": (["-m", "neuropil", "data", "list"], 0.3),
 }
-LIMITS = {"import neuropil": 0.1, "neuropil list": 0.3}
 
 
-def best(arguments: list[str], times: int = 10) -> float:
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-        found.append(time.perf_counter() - start)
-    return min(found)
+def start(arguments: list[str]) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def compare(quick: bool) -> Iterator[Ratio]:
+    ways = {name: lambda own=own: start(own) for name, (own, _) in COMMANDS.items()}
+    taken = in_turns(ways | {"python": lambda: start(["-c", "pass"])}, 3 if quick else 10)
+    for name, (_, limit) in COMMANDS.items():
+        yield Ratio(name, f"bare Python and {limit} s", taken[name], [bare + limit for bare in taken["python"]], at_least=1)
 
 
 if __name__ == "__main__":
-    seconds = {name: best(arguments) for name, arguments in COMMANDS.items()}
-    own = {name: seconds[name] - seconds["python"] for name in LIMITS}
-    print(json.dumps({"seconds": seconds, "without python's own": own, "limits": LIMITS}, indent=1))
-    sys.exit(any(own[name] > limit for name, limit in LIMITS.items()))
+    main(compare)

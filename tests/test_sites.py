@@ -337,10 +337,12 @@ def test_torchs_own_transformer_layer():
     assert seen["linear1"][0].shape == (3, 5, 16)
 
 
-def test_a_hugging_face_model():
+def test_a_hugging_face_model_from_a_local_folder(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(vocab_size=11, n_embd=8, n_layer=2, n_head=2, n_positions=6, attn_implementation="eager")
-    model, tokens = transformers.GPT2LMHeadModel(config).eval(), torch.randint(11, (3, 5))
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager", local_files_only=True)
+    tokens = torch.randint(11, (3, 5))
     with record(model, "transformer.h.*.mlp.act", "transformer.h.0.attn[1]", "[logits]", "transformer[last_hidden_state]") as seen:
         out = model(tokens, labels=tokens)
     assert seen["transformer.h.1.mlp.act"][0].shape == (3, 5, 32)

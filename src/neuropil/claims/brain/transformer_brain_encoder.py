@@ -233,7 +233,7 @@ def attention_lies_on_the_preferred_object(trial: Trial) -> Outcome:
 def what_is_fetched_comes_from_the_preferred_object(trial: Trial) -> Outcome:
     """In 70 % of the same pictures, the centre of mass lies on the object if each weight counts by the length of what it brings.
 
-    The card asks for this as a check on reading attention where values vanish, with the threshold of the claim before it: per head
+    The plan asks for this as a check on reading attention where values vanish, with the threshold of the claim before it: per head
     and place, attention times ‖W_o v‖ (Kobayashi et al. 2020). At the quick budget, 200 pictures, it is near its margin.
     """
     found = compare(trial)

@@ -236,7 +236,7 @@ def an_energy_vote_beats_one_start(trial: Trial) -> Outcome:
 def energy_tells_right_boards_from_wrong(trial: Trial) -> Outcome:
     """The energy of a run, summed over its steps, tells right boards from wrong ones better than an AUC of 0.6.
 
-    Boards of the first claim, 32 steps, 20 starts each. The threshold is the card's. What the number of givens alone tells is the
+    Boards of the first claim, 32 steps, 20 starts each. The threshold is the plan's. What the number of givens alone tells is the
     baseline, and the notes have the AUC among starts of the same board, where only the outcome differs. Seen on seed 11: 0.56, and
     0.5 within a board; nets of lower rates had 0.6 to 0.7, but 0.5 within a board too. What the energy tells of is the number of
     givens, which pull at the oscillators from the start; that number alone tells more.

@@ -167,7 +167,7 @@ def certainty_tells_when_to_stop(trial: Trial) -> Outcome:
     """A machine that answers as soon as it is 80 % certain thinks for fewer ticks and loses at most one right bit in a hundred.
 
     All 256 strings of 8 bits. If stopping costs more than a hundredth of the bits, all ticks are counted, so that the claim fails.
-    The card says "fewer ticks"; a margin of one tick is ours, fixed before the run. Certainty is a mean over eight questions: seven
+    The plan says "fewer ticks"; a margin of one tick is ours, fixed before the run. Certainty is a mean over eight questions: seven
     sure ones and a guess are 87 % certain, so that 80 % comes too early here; the notes have stricter thresholds.
     """
     bits, steps = SIZES[trial.budget]
@@ -193,7 +193,7 @@ def certainty_tells_when_to_stop(trial: Trial) -> Outcome:
 def private_nets_and_synchrony_both_help(trial: Trial) -> Outcome:
     """With one net for all neurons, or with the neurons' activity read in place of their synchrony, fewer bits are right.
 
-    The same training for all three; the card asks that each ablation lose and gives no margin. The notes have both. Eight bits are
+    The same training for all three; the plan asks that each ablation lose and gives no margin. The notes have both. Eight bits are
     few: one net for all neurons, too, gets nearly every bit right, so that there is hardly anything to lose.
     """
     bits, steps = SIZES[trial.budget]
@@ -256,7 +256,7 @@ def thinking_in_synchrony_finds_the_way(trial: Trial) -> Outcome:
     A simulator: fresh mazes (random spanning trees), 64 a step, 1,000 steps; the score is over the moves up to arrival, at most 8,
     of 1,000 other mazes, answered at the most certain of 10 ticks. Both: two-tick loss with the authors' curriculum (5 moves
     beyond the first mistake), Adam at 3e-3, the better of that and 1e-3 for each on seed 11 (machine 0.55 and 0.40 right moves,
-    LSTM 0.60 and 0.59). The card gives no margin for mazes: it is that of parity. The machine learns mazes more slowly there, and
+    LSTM 0.60 and 0.59). The plan gives no margin for mazes: it is that of parity. The machine learns mazes more slowly there, and
     1,000 steps are few beside the authors' million.
     Differs from the paper: 4 × 4 cells; a token for each cell and its place in place of a ResNet's features.
     """

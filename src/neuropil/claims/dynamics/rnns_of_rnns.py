@@ -248,7 +248,7 @@ def it_stays_bounded_at_a_rate_where_free_feedback_diverges(trial: Trial) -> Out
 
     Digits as above; Adam for 200 steps, the mean loss of the last 20 (guessing has 2.3; above 1e9 or not finite counts as 1e9).
     1 is the least of 0.03, 0.1, 0.3 and 1 at which the free net diverged on seed 11, where ours stayed at guessing; the notes have
-    all four. The card gives no margin, the hundredth is ours. B of the free net starts at a scale of 0.1; at 4, the other's, its
+    all four. The plan gives no margin, the hundredth is ours. B of the free net starts at a scale of 0.1; at 4, the other's, its
     loss is not finite from the start.
     """
     rates = trial.pick(smoke=(1.0,), quick=(0.1, 1.0), full=(0.03, 0.1, 0.3, 1.0))

@@ -148,7 +148,7 @@ def waves_recall_over_thirty_blanks(trial: Trial) -> Outcome:
 def it_is_the_motion_that_recalls(trial: Trial) -> Outcome:
     """The same net whose convolution starts in the middle, so that nothing moves, recalls less; the winner's rings do move.
 
-    The card says that the moving start must win and gives no margin: a tenth is ours, fixed before the run. The notes have the
+    The plan says that the moving start must win and gives no margin: a tenth is ours, fixed before the run. The notes have the
     speed of each ring of the trained net in units a step.
     """
     return copying(trial, "still", 10)

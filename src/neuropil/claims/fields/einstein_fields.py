@@ -168,7 +168,7 @@ def derivatives_are_worth_their_time(trial: Trial) -> Outcome:
     """In the time that Jacobian and Hessian cost, training on the metric alone does not get a better Γ (Schwarzschild).
 
     The baseline gets seven times the steps, about as many as fit into the same time on one core (seconds and orbits in the notes).
-    The margin is 1: the card's trial found the metric alone not worse at equal time. At the quick budget that is so of g and of the
+    The margin is 1: the plan's trial found the metric alone not worse at equal time. At the quick budget that is so of g and of the
     orbits, where it is better, but not of the connection.
     """
     x = test_points(trial)

@@ -437,7 +437,7 @@ def residuals_beat_the_plain_net_on_a_moving_shape(trial: Trial) -> Outcome:
     """The signed distance to a moving mesh is 1 dB closer with residuals of rank 10 than with the plain net of equal width.
 
     A packaged duck in 24 frames; its motion is a simulator (a twist and a sway by formula). 8,192 points a frame, a quarter of
-    them for the test, in the authors' shares of points. Peak: the cube's side, 2. The margin is the card's for clips. The loss is
+    them for the test, in the authors' shares of points. Peak: the cube's side, 2. The margin is the plan's for clips. The loss is
     the squared error: under the authors' relative one, |y − d|/(|d| + 0.01), every net of ours goes to zero everywhere within
     1,500 steps (they take 200,000), whatever the rate. Rates are the best of three for "plain" and rank 10 on the bunny (47.0
     and 45.5 dB there: the motion is smooth, and the plain net has room for it), the clips' for the others.

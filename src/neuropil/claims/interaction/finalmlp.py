@@ -252,7 +252,7 @@ def two_streams_are_as_good_as_one(trial: Trial) -> Outcome:
 def neither_add_on_hurts(trial: Trial) -> Outcome:
     """Neither the gates nor the bilinear form costs the two streams more than 0.003 of AUC, over three tables.
 
-    All at equal weights: what an add-on takes, the streams lose. The card asks that each "does not hurt"; 0.003, the difference
+    All at equal weights: what an add-on takes, the streams lose. The plan asks that each "does not hurt"; 0.003, the difference
     that counts in the other claims, is our tolerance, fixed before the run. The notes have each add-on on each table.
     """
     found = over_tables(trial, PAPER[1:])

@@ -113,7 +113,7 @@ LAYERS: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 def bars(named: dict[str, float], title: str, lines: tuple[float, ...], label: str = "accuracy on fresh hypergraphs") -> object:
-    """One bar for each net, dashed lines where the card draws them."""
+    """One bar for each net, dashed lines where the plan draws them."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.2, 0.8 + 0.42 * len(named)))

@@ -154,7 +154,7 @@ def told(named: dict[str, Runs]) -> dict[str, Any]:
 def the_loss_waits_near_ln_2(trial: Trial) -> Outcome:
     """Until it drops the loss lies near ln 2: the net guesses between the two labels that it has seen.
 
-    The card says "near"; 0.1 is ours. The plateau is no flat line at this rate: the median lies above ln 2, where the net still
+    The plan says "near"; 0.1 is ours. The plateau is no flat line at this rate: the median lies above ln 2, where the net still
     learns to trust nothing.
     """
     found = runs(trial, "none")
@@ -222,7 +222,7 @@ def more_labels_delay_copying(trial: Trial) -> Outcome:
 def clamping_a_factor_removes_the_toy_plateau(trial: Trial) -> Outcome:
     """The toy model a ⊗ b ⊗ c waits near 0 before its loss drops; with c at the truth it waits a third of that at most.
 
-    20 numbers a factor, gradient descent at rate 1, 1,000 steps, as in the paper; medians over 200 random problems. The card gives
+    20 numbers a factor, gradient descent at rate 1, 1,000 steps, as in the paper; medians over 200 random problems. The plan gives
     no number: 3 is that of its clamps.
     """
     problems, steps = trial.pick(smoke=4, quick=200, full=200), trial.pick(smoke=50, quick=1000, full=1000)

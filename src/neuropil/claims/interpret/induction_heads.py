@@ -4,7 +4,7 @@ Simulator: 64 random tokens of 64 kinds, a random segment of 8 to 32 of them rep
 sees every batch once. Nets: attention only, d = 64, 4 heads, rotary positions, AdamW at 3e-3, batch 64, 500 steps (300 at the quick
 budget). "First" and "second copy" are the tokens that cannot and that can be known from the context. One claim is on real text.
 
-The rate is the card's for all nets. One layer does not suffer from it: with seed 11 it ends at 3.11 nats on the second copy, and at
+The rate is the plan's for all nets. One layer does not suffer from it: with seed 11 it ends at 3.11 nats on the second copy, and at
 3.08 with a rate of 1e-2.
 """
 
@@ -279,7 +279,7 @@ def other_heads_carry_little(trial: Trial) -> Outcome:
 def smeared_keys_need_one_layer(trial: Trial) -> Outcome:
     """With keys smeared over two neighbours, one layer has induction heads and is 1.5 nats better on the second copy than without.
 
-    The card gives no number: 1.5 is what lies between its thresholds for two layers (0.5) and one (2.0). With seed 11 its loss
+    The plan gives no number: 1.5 is what lies between its thresholds for two layers (0.5) and one (2.0). With seed 11 its loss
     falls before that of two layers, without their plateau: no head of an earlier layer has to form first.
     """
     smeared, plain, two = told(trial, 1, smeared=True), told(trial, 1), told(trial, 2)

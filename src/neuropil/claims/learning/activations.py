@@ -210,7 +210,7 @@ class Stack(nn.Module):
 def relu_beats_no_activation_on_digits(trial: Trial) -> Outcome:
     """On MNIST digits, a network with two hidden layers of ReLUs is above the same network without an activation.
 
-    The survey gives no benchmark: this is the card's check of sanity, and the picture ranks 40 representative functions. Digits at
+    The survey gives no benchmark: this is the plan's check of sanity, and the picture ranks 40 representative functions. Digits at
     14 × 14, 3,200 train, 800 choose each function's own learning rate, 1,000 test. All networks share data, batches, the draw of
     their weights (times the function's gain) and 400 steps of Adam. Those whose numbers overflow count as they are.
     """

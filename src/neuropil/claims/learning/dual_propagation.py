@@ -124,7 +124,7 @@ def relu_nets_follow_backprop_for_small_nudges(trial: Trial) -> Outcome:
     """On a random ReLU net of 4 layers at γ = 0.001, each layer's update has a cosine of at least 0.999 with the gradient.
 
     float64, as the states of the first layer differ by γ⁴; the notes have all γ and layers, and what float32 makes of them. By the
-    card, about 0.99 is to be expected at γ = 0.1 and 0.93 in the deepest layer at γ = 1.
+    plan, about 0.99 is to be expected at γ = 0.1 and 0.93 in the deepest layer at γ = 1.
     """
     gammas = trial.pick(smoke=GAMMAS[::4], quick=GAMMAS, full=GAMMAS)
     cosines: dict[str, dict[float, list[float]]] = {"float64": {}, "float32": {}}

@@ -311,7 +311,7 @@ def effective_betas(net: Patches, pixels: Tensor) -> Tensor:
 def training_brings_beta_into_the_range_of_the_memory(trial: Trial) -> Outcome:
     """Training on MNIST moves the effective β of a small transformer's heads, |q| |k| / √64, towards the range of SDM's.
 
-    Two blocks of two heads of 64 dimensions; the range is that of the fitted β at the paper's radii 5 to 15 for n = 64. The card
+    Two blocks of two heads of 64 dimensions; the range is that of the fitted β at the paper's radii 5 to 15 for n = 64. The plan
     sets no threshold; the claim asks only that more pairs of tokens lie in the range than before training. About a third do: the
     median stays just below it.
     """

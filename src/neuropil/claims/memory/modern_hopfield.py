@@ -79,7 +79,7 @@ def one_update_holds_more_than_a_binary_net(trial: Trial) -> Outcome:
     """Of 15 random patterns of 64 bits with 6 bits wrong, one update recalls all and a binary Hopfield net of 64 units hardly any.
 
     ±1 patterns (a simulator), β = 1, the sign of the update; the binary net settles for up to 10 asynchronous sweeps. The picture
-    shows both capacity curves. The margin comes from the card's reference, a recall of 0.07, which is that of one synchronous
+    shows both capacity curves. The margin comes from the plan's reference, a recall of 0.07, which is that of one synchronous
     update (0.08 here); a binary net that may settle recalls about 0.2, so the claim is near its margin or fails.
     """
     draws, sweeps = trial.pick(smoke=2, quick=20, full=100), trial.pick(smoke=1, quick=10, full=10)

@@ -93,7 +93,7 @@ def the_links_are_those_of_willshaw(trial: Trial) -> Outcome:
     does.
 
     Precision of the links after 12 epochs of 150 random messages (8 of 400 units, 10 % erased, 1 % inserted; a simulator), θ = 4.
-    The card wants plain Hebb below 0.15. The picture sweeps θ.
+    The plan wants plain Hebb below 0.15. The picture sweeps θ.
     """
     return emergence(trial, random_messages(trial), 0)
 
@@ -124,7 +124,7 @@ def noisy_messages_are_retrieved(trial: Trial) -> Outcome:
     """The net of the consolidated rule retrieves noisy messages (0.95 and more), that of plain Hebb does not (0.1 and less).
 
     Exact retrieval of all 150 messages from cues with the noise of learning; four steps, the cue is not held. The margin is the
-    difference of the card's two thresholds.
+    difference of the plan's two thresholds.
     """
     return emergence(trial, random_messages(trial), 2)
 
@@ -263,7 +263,7 @@ def cliques_complete_a_thousand_messages(trial: Trial) -> Outcome:
     """A clique memory completes 1,000 messages of which 3 of 8 clusters are erased; a Hopfield net with as many bits does not.
 
     8 clusters of 64 units, random messages (a simulator), four steps of sum-of-max and winner-take-all with ties kept, exact
-    completion. The picture and notes give 100 to 4,000 messages beside the card's reference.
+    completion. The picture and notes give 100 to 4,000 messages beside the plan's reference.
     """
     counts = trial.pick(smoke=(100,), quick=tuple(REFERENCE), full=tuple(REFERENCE))
     clique = {m: clique_recall(trial, m) for m in trial.track(counts, "cliques")}

@@ -274,6 +274,6 @@ def unweighted_attention_breaks(trial: Trial) -> Outcome:
     """The same trained transformer without weights has on the 80 uneven points at least twice its error on the 32.
 
     On even grids of any size a softmax needs no weights (in the notes): equal ones cancel. So the grid is uneven here, where the
-    card has 64 points against 32.
+    plan has 64 points against 32.
     """
     return attention(trial, weighted=False)

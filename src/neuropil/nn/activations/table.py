@@ -45,7 +45,7 @@ class Entry:
     - `params`: initial values, of which `train` names those that the paper trains and `positive` those that must stay above 0;
       `per`: what shares one set of them there, a neuron, a layer or the net; `draw`: those drawn anew for each number in training.
     - `flags`: monotone, bounded, odd, even, zero (f(0) = 0), slope1 (f'(0) = 1) and the smoothness: jump, C0, C1, C2 or Coo.
-    - `uncertain`: what neither card nor primary text confirms; `note`: a choice that was made here; `own`: the initial values
+    - `uncertain`: what neither plan nor primary text confirms; `note`: a choice that was made here; `own`: the initial values
       are not the source's.
     """
 
