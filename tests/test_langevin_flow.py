@@ -27,6 +27,7 @@ def test_the_force_is_the_gradient_of_the_energy():
     H = torch.autograd.functional.hessian(lambda x: U(x), z[0, 0].detach())
     assert torch.allclose(H, H.T)
     assert torch.allclose(U.force(z[0, 0]), H @ z[0, 0])
+    assert torch.allclose(U.hessian(12), H)
 
 
 def test_the_energy_is_the_authors():
@@ -47,7 +48,7 @@ def energy_band(dt, symplectic, steps):
     energies = []
     with torch.no_grad():
         for _ in range(steps):
-            z, v, _ = langevin_step(z, v, U, still, dt, gamma=0.0, symplectic=symplectic)
+            z, v, _ = langevin_step(z, v, U.force, still, dt, gamma=0.0, symplectic=symplectic)
             energies.append(float(0.5 * v.square().sum() + U(z)))
     return max(energies) - min(energies), energies
 

@@ -8,6 +8,7 @@ from neuropil.errors import Refused
 from neuropil.lab.claims import select
 from neuropil.lab.run import measure
 from neuropil.physics.multigrid import GRIDS, MgNO, MultigridLinear, NormedCycle
+from neuropil.physics.norms import trapezoid
 
 WIDE = torch.float64
 SIDES = {"cells": 16, "ends": 17, "inner": 15}
@@ -140,7 +141,7 @@ def test_state_dict_and_the_net_for_navier_stokes():
         (lambda: darcy(torch.zeros(1, 1, 5, 5)), "a: must be positive"),
         (lambda: helmholtz(torch.ones(1, 1, 5, 5), 0.0), "omega"),
         (lambda: two_phases(1, 9, torch.Generator(), low=0.0), "low"),
-        (lambda: speeds(1, 9, torch.Generator(), contrast=1.0), "contrast"),
+        (lambda: speeds(1, 9, torch.Generator(), mean=1.0), "mean"),
     ],
 )
 def test_bad_input_is_refused(make, words):
@@ -185,6 +186,28 @@ def test_helmholtz_of_one_speed_is_a_cosine():
     # u'' + ω² u = 0, −u'(0) = 1, u'(1) = 0
     exact = -torch.cos(omega * (1 - y)) / (omega * torch.sin(torch.tensor(omega, dtype=WIDE)))
     assert float((u - exact[:, None]).abs().max() / exact.abs().max()) < 0.02
+
+
+def test_speeds_are_those_of_the_published_waves():
+    """De Hoop et al. 2022: c − 20 of their released media has no mean and a standard deviation of .05 to .15, together about .1."""
+    c = speeds(400, 17, torch.Generator().manual_seed(0)).double()[:, 0] - 20
+    assert float(c.std()) == pytest.approx(0.1, abs=0.01)
+    g, weights = torch.atanh(c), trapezoid((17, 17)).double()
+    assert float((g * weights).sum((1, 2)).abs().max()) < 1e-5
+    wave = 2**0.5 * torch.cos(torch.pi * torch.linspace(0, 1, 17, dtype=WIDE))
+    across, down = ((g * weights * basis).sum((1, 2)) for basis in (wave, wave[:, None]))
+    for found in (across, down):
+        assert float(found.std()) == pytest.approx(1 / (torch.pi**2 + 9), rel=0.1)
+    assert abs(float((across * down).mean())) < 0.2 * float(across.var())
+
+
+def test_waves_of_the_claim_are_well_posed():
+    """No medium of many is near a resonance: a small change of all speeds changes the waves a bounded number of times as much."""
+    c = speeds(48, 33, torch.Generator().manual_seed(1)).double()
+    u, moved = helmholtz(c, 320.0), helmholtz(c * (1 + 1e-5), 320.0)
+    size = u.flatten(1).norm(dim=1)
+    assert float(size.max() / size.min()) < 3
+    assert float(((moved - u).flatten(1).norm(dim=1) / size).max()) < 300 * 1e-5
 
 
 def test_media():

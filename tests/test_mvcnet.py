@@ -7,7 +7,8 @@ from neuropil.brain import covariances as cov
 from neuropil.brain import eeg_views
 from neuropil.brain.eeg_nets import EEGNet, IFNet
 from neuropil.brain.mvcnet import ChannelTransformer, MVCNet
-from neuropil.data.motor_imagery import ELECTRODES, FEW, imagery, lead_field, on_sphere
+from neuropil.data.loaders import trials
+from neuropil.data.motor_imagery import ELECTRODES, FEW, FINGERS, filtered, finger_movements, imagery, lead_field, on_sphere
 from neuropil.errors import Refused
 from neuropil.lab.claims import select
 from neuropil.lab.run import measure
@@ -155,12 +156,62 @@ def test_ifnet_is_the_authors():
     assert torch.allclose(net(x), expected, atol=1e-12)
 
 
+def test_the_loss_is_the_authors():
+    """Numbers from wzwvv/MVCNet (IFNet, encoder, projector, NTXentLoss, freq_shift, cr_transform), same weights and trials."""
+    net = MVCNet(4, 64, 250.0, names=["C3", "Cz", "C4", "Pz"], cnn=IFNet(4, 64, planes=6, kernel=7, pool=16)).double().eval()
+    with torch.no_grad():
+        for i, p in enumerate([*net.cnn.parameters(), *net.transformer.parameters(), *net.head.parameters()]):
+            p.copy_((torch.sin(torch.arange(p.numel(), dtype=WIDE) * 1.7 + i) / p.shape[-1] ** 0.5).view_as(p))
+    x = torch.cos(torch.arange(768, dtype=WIDE) * 0.9).view(3, 4, 64) * torch.arange(1.0, 4.0, dtype=WIDE)[:, None, None]
+    y = torch.tensor([0, 1, 1])
+    assert net.cnn(x)[0, :3].tolist() == pytest.approx([-0.1340203048834512, -0.1311997285134875, -0.1317696969590058])
+    assert net.transformer(x)[0, :3].tolist() == pytest.approx([-0.02870868554642242, 0.09588443212561515, 0.38807357928409386])
+    shifted = net.views(x, y)[2][0]
+    assert shifted[0, 0, :3].tolist() == pytest.approx([1.0, 0.6192305035841748, -0.23268924597975066])
+    assert float(net.loss(x, y).detach()) == pytest.approx(3.7045571003511486)
+    net.weights = (0.1, 0.0)
+    assert float(net.loss(x, y).detach()) == pytest.approx(2.8108343513639884 + 0.16180598167546913)
+
+
+def test_the_view_of_time_may_keep_the_sign():
+    x, y = torch.randn(5, 4, 80), torch.zeros(5, dtype=torch.long)
+    flipped, kept = (
+        MVCNet(4, 80, 40.0, time=time).views(x, y, torch.Generator().manual_seed(0))[1][0] for time in ("flip", "noise")
+    )
+    assert torch.equal(flipped, -x)
+    assert torch.nn.functional.cosine_similarity(kept.flatten(1), x.flatten(1)).min() > 0.9
+    assert not torch.equal(kept, x)
+
+
+def test_finger_movements_are_put_together_again():
+    """The archive's rows overlap: each starts 28 samples after the one before, where 50 would be right."""
+    file, found = trials("FingerMovements", "test"), finger_movements("test")
+    assert torch.equal(file.signals[:, 1:, :22], file.signals[:, :-1, 28:])
+    assert found.trials.signals.shape == (100, 16, 50)
+    assert found.names == FINGERS
+    assert torch.equal(found.trials.signals[:, 0], file.signals[:, 0])
+    assert torch.equal(found.trials.signals[:, 14, :], file.signals[:, 25])  # 28 · 25 = 50 · 14
+    x = found.trials.signals - found.trials.signals.mean((0, 2), keepdim=True)
+    alike = torch.corrcoef(x.transpose(0, 1).flatten(1))
+    near = alike[FINGERS.index("C3")]
+    assert near[FINGERS.index("C1")] > 0.95 > near[FINGERS.index("F4")]
+    assert near[FINGERS.index("C5")] > near[FINGERS.index("FC5")]
+
+
+def test_filters_are_their_gains():
+    x = randn(3, 80)
+    assert torch.allclose(filtered(x, 40.0, torch.ones_like), x, atol=1e-12)
+    low, high = filtered(x, 40.0, lambda hz: hz < 7), filtered(x, 40.0, lambda hz: hz >= 7)
+    assert torch.allclose(low + high, x, atol=1e-12)
+    assert float((low * high).sum()) == pytest.approx(0, abs=1e-9)
+
+
 def test_training_learns_the_hand():
     torch.manual_seed(0)
     options = {"subjects": 1, "trials": 160, "seconds": 2.0, "rate": 64.0, "names": FEW, "noise": 0.3, "depth": (0.8, 0.9)}
     data = imagery(torch.Generator().manual_seed(0), **options)
     x, y = cov.euclidean_align(data.trials.signals) * 11, data.trials.labels
-    net = MVCNet(8, 128, rate=64.0, names=FEW, weights=(0.0, 0.0))
+    net = MVCNet(8, 128, rate=64.0, names=FEW, cnn=IFNet(8, 128, planes=16, kernel=17, pool=32), weights=(0.0, 0.0))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     for _ in range(30):
         loss = net.loss(x[:80], y[:80])
@@ -211,6 +262,7 @@ def test_rhythms_fade_opposite_to_the_hand():
         (lambda: EEGNet(3, 20, rate=100.0), "samples"),
         (lambda: MVCNet(3, 100, 50.0, names=["C3"]), "names"),
         (lambda: MVCNet(3, 100, 50.0, weights=(-1.0, 0.0)), "weights"),
+        (lambda: MVCNet(3, 100, 50.0, time="mirror"), "time"),
         (lambda: imagery(torch.Generator(), names=("C3", "X9")), "unknown electrodes"),
         (lambda: imagery(torch.Generator(), rate=20.0), "rate"),
         (lambda: lead_field(torch.eye(3), torch.zeros(1, 3)), "places"),

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neuropil.brain.covariances import covariances, tangent_space
 from neuropil.brain.scores import Control, group_splits, permutation_control
 from neuropil.data.bids import read_events
 from neuropil.data.recordings import Events, Recording, Spikes, Volume, classes_of, read_recording
@@ -211,18 +212,15 @@ def log_band_power(signals: Float[Tensor, "n c t"], rate: float) -> tuple[Float[
 
 
 def log_covariance(signals: Float[Tensor, "n c t"], shrinkage: float = 0.1) -> Float[Tensor, "n pairs"]:
-    """Matrix logarithm of each trial's covariance, upper triangle, off-diagonal × √2 so that distances are kept.
+    """Matrix logarithm of each trial's covariance: its coordinates in the tangent space at the identity.
 
     C ← (1 − shrinkage) C + shrinkage · tr(C)/c · I first, which makes the logarithm exist for short trials. O(n c³).
     """
     centred = (signals - signals.mean(-1, keepdim=True)).double()
-    C = centred @ centred.mT / signals.shape[-1]
-    c = C.shape[-1]
+    C = covariances(centred) / signals.shape[-1]
+    identity = torch.eye(C.shape[-1], dtype=C.dtype)
     mean = C.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-    values, vectors = torch.linalg.eigh((1 - shrinkage) * C + shrinkage * mean * torch.eye(c, dtype=C.dtype))
-    log = vectors @ (values.log()[..., None] * vectors.mT)
-    row, column = torch.triu_indices(c, c)
-    return (log[:, row, column] * torch.where(row == column, 1.0, 2**0.5)).float()
+    return tangent_space((1 - shrinkage) * C + shrinkage * mean * identity, identity).float()
 
 
 def _sensor_features(
@@ -241,7 +239,6 @@ def _sensor_features(
     chosen = [n for n, k in zip(recording.channels, recording.kinds, strict=True) if k == kind and n not in recording.bad]
     if len(chosen) < len(recording.channels):
         notes.append(f"used {len(chosen)} of {len(recording.channels)} channels: good ones of kind {kind}")
-    picked = recording.pick(chosen)
     read = log_covariance if features == "covariance" else lambda signals: log_band_power(signals, recording.rate)[0]
     picked, found = recording.pick(chosen), []
     for rows in torch.arange(len(events)).split(_TRIALS):

@@ -3,13 +3,14 @@
 (Wang et al. 2025, arXiv:2502.17482.)
 
 f = CNN(x),  z = tanh(W ReLU(LN(W' flat(Transformer(x)))))        tokens of the transformer are channels, their features samples
-views      raw, time (flip), frequency (shift), space (reflected, with left and right labels exchanged)
+views      raw, time (flip, or scale and noise), frequency (shift), space (reflected, with left and right labels exchanged)
 L_v        mean over the three views of NT-Xent([f_raw; z_raw], [f_view; z_view])
 L_m        NT-Xent(all f, all z)
 loss       Σ_views cross entropy(head(f)) + λ_v L_v + λ_m L_m         τ = .2, λ = .1
 
 Only CNN and head are needed to classify, as in the released scripts (the abstract speaks of fused representations: `fused=True`
-gives the head [f, z]). Align each recording first: `covariances.euclidean_align`.
+gives the head [f, z]). Align each recording first: `covariances.euclidean_align`. Rhythms have no sign, so that a flip leaves their
+meaning; slow potentials have one: ``time="noise"`` for them.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from neuropil.brain import eeg_views
 from neuropil.brain.eeg_nets import IFNet
-from neuropil.errors import Refused
+from neuropil.errors import Refused, choose
 from neuropil.nn.contrastive import nt_xent
 
 
@@ -62,7 +63,8 @@ class MVCNet(nn.Module):
         cnn: any module (n, c, t) → (n, features) with `features`; default: IFNet with kernel .25 s and pool .5 s.
         weights: (λ_v, λ_m); (0, 0) leaves classification of all views, without the transformer.
         fused: the head sees [f, z]; then the transformer is needed to classify, too.
-        most: the largest shift of frequency in Hz.
+        shift: Hz by which the view of frequency moves every trial, as in the released scripts.
+        time: the view of time: "flip", or "noise" (scale and noise).
 
     >>> net = MVCNet(3, 100, rate=50.0, names=["C3", "Cz", "C4"])
     >>> x, y = torch.randn(4, 3, 100), torch.tensor([0, 1, 0, 1])
@@ -84,20 +86,21 @@ class MVCNet(nn.Module):
         tau: float = 0.2,
         fused: bool = False,
         swap: tuple[int, int] | None = (0, 1),
-        most: float = 2.0,
+        shift: float = 0.1,
+        time: str = "flip",
     ) -> None:
         super().__init__()
         if names is not None and len(names) != channels:
             raise Refused(f"names: one for each of {channels} channels is needed, got {len(names)}")
         if min(weights) < 0:
             raise Refused(f"weights: must not be negative, got {weights}")
-        self.rate, self.weights, self.tau, self.fused, self.swap, self.most = rate, weights, tau, fused, swap, most
+        self.rate, self.weights, self.tau, self.fused, self.swap, self.shift = rate, weights, tau, fused, swap, shift
+        self.time = choose("time", time, ("flip", "noise"))
         kernel = max(3, round(rate / 4) // 2 * 2 + 1)
         self.cnn = IFNet(channels, samples, kernel=kernel, pool=max(1, round(rate / 2))) if cnn is None else cnn
         features = int(self.cnn.features)  # type: ignore[arg-type]
         self.transformer = ChannelTransformer(channels, samples, features) if fused or any(weights) else None
         self.head = nn.Linear(features * (1 + fused), classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.01)
         self.register_buffer("mirror", None if names is None else eeg_views.reflection(names))
 
     def forward(self, x: Float[Tensor, "n c t"]) -> Float[Tensor, "n k"]:
@@ -111,8 +114,9 @@ class MVCNet(nn.Module):
         self, x: Float[Tensor, "n c t"], y: Int[Tensor, " n"], generator: torch.Generator | None = None
     ) -> list[tuple[Tensor, Tensor]]:
         """Raw, time, frequency and (with `names`) space, each with its labels."""
-        shifted = eeg_views.frequency_shift(x, self.rate, self.most, generator=generator)
-        found = [(x, y), (eeg_views.flip(x), y), (shifted, y)]
+        moved = eeg_views.flip(x) if self.time == "flip" else eeg_views.scale_and_noise(x, generator=generator)
+        shifted = eeg_views.frequency_shift(x, self.rate, shift=x.new_full((len(x),), self.shift))
+        found = [(x, y), (moved, y), (shifted, y)]
         return found if self.mirror is None else [*found, eeg_views.reflect(x, y, self.mirror, self.swap)]
 
     def loss(self, x: Float[Tensor, "n c t"], y: Int[Tensor, " n"], generator: torch.Generator | None = None) -> Float[Tensor, ""]:

