@@ -23,7 +23,7 @@ FLOORS = [
     {"nn", "numerics", "data", "training"},
     set(catalog.WINGS),
     {"lab"},
-    {"claims"},
+    {"claims", "races"},
     {"cli", "report", "studio"},
 ]
 

@@ -36,6 +36,7 @@ class System:
     aliases: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()  # "<role>:<dotted path of a builder>": the races that its parts are in
     tour: str = ""
 
     @property

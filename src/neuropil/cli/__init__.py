@@ -16,6 +16,7 @@ COMMANDS = {
     "cite": ("catalogue", "How to cite a system."),
     "run": ("run", "Run a system's claims over several seeds and give the verdict."),
     "check": ("check", "Run many claims, in parallel, resumably, and keep the evidence."),
+    "race": ("race", "All parts of one role on the same data at the same budget, ranked."),
     "tour": ("tour", "One quick claim of every wing, and a report."),
     "report": ("report", "Write the gallery of systems, claims and verdicts as static HTML."),
     "fit": ("fit", "Fit a field to your own photograph, clip, mesh or capture."),

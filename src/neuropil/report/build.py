@@ -14,6 +14,7 @@ from neuropil.catalog import System
 from neuropil.errors import Refused, optional
 from neuropil.files import write_atomic
 from neuropil.lab import evidence, expect
+from neuropil.report import races
 from neuropil.report.bar import Bar, bar, number
 
 SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "unmeasured": "·"}
@@ -103,9 +104,14 @@ def write(folder: Path | str, slugs: Iterable[str] | None = None) -> Path:
                 write_atomic(folder / "pictures" / shown.system.slug / picture.name, picture.read_bytes())
         page = pages.get_template("system.html").render(view=shown, system=shown.system, root="../")
         write_atomic(folder / "systems" / f"{shown.system.slug}.html", page)
+    raced = races.views() if slugs is None else []
+    for race in raced:
+        if race.picture:
+            write_atomic(folder / "pictures" / "races" / f"{race.role}.png", race.picture.read_bytes())
+        write_atomic(folder / "races" / f"{race.role}.html", pages.get_template("race.html").render(view=race, root="../"))
     write_atomic(folder / "style.css", (TEMPLATES / "style.css").read_bytes())
     index = folder / "index.html"
-    write_atomic(index, pages.get_template("index.html").render(root="", **_overview(chosen, views)))
+    write_atomic(index, pages.get_template("index.html").render(root="", races=raced, **_overview(chosen, views)))
     return index
 
 

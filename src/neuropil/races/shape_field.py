@@ -1,0 +1,90 @@
+"""A solid as the signed distance to it: which field of (x, y, z) is nearest to the truth, at one size?
+
+Data: the Stanford bunny (pybullet), moved and scaled so that its longest side is 1.6, and its clipped signed distance
+``clip(d/0.1, −1, 1)`` at points of which a third lie anywhere in [−1, 1]³, a third 0.01 and a third 0.05 (normal noise) off the
+surface. Of 40,000 points (8 times as many at the full budget) 80 % train, 10 % choose the learning rate out of 5e-4, 2e-3, 1e-2
+and 4e-2, and 10 % test. All fields take the same steps of Adam on the same number of points. The metric is the PSNR on the test
+points, peak to peak 2. `--data` takes a closed mesh.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from neuropil.data.meshes import load_mesh
+from neuropil.errors import Refused, optional
+from neuropil.lab.expect import Metric
+from neuropil.lab.race import Course, Role, Shown
+from neuropil.numerics.mesh_distance import signed_distance
+from neuropil.races.spatial import GENERAL, Samples, measure, pixel_centres, split
+
+CLIP, LONGEST, SIDE = 0.1, 1.6, 96
+
+
+def prepare(course: Course) -> Samples:
+    """Points and distances, and the slice z = 0 for the picture."""
+    trial = course.trial
+    vertices, faces = solid(course.source or "bunny")
+    generator = trial.generator(1)
+    count = trial.pick(smoke=600, quick=40_000, full=320_000)
+    points = about(vertices, faces, count, generator)
+    values = (signed_distance(points, vertices, faces) / CLIP).clamp(-1, 1)[:, None]
+    batch, steps = trial.pick(smoke=(256, 5), quick=(2_048, 250), full=(4_096, 2_000))
+    plane = pixel_centres(SIDE, SIDE).flip(0).flatten(0, 1)
+    shown = torch.cat([plane, torch.zeros(len(plane), 1)], 1)
+    return Samples(points[None], values[None], *split(count, generator), batch, steps, peak=2.0, shown=shown[None])
+
+
+def solid(source: str) -> tuple[Tensor, Tensor]:
+    """Corners, about 0 and with a longest side of 1.6, and faces of a closed mesh; else `Refused`."""
+    mesh = load_mesh(source)
+    trimesh = optional("trimesh", "fields")
+    if not trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=True).is_watertight:
+        raise Refused(f"data: {source} is not closed; a mesh that bounds a solid is needed")
+    low, high = mesh.vertices.amin(0), mesh.vertices.amax(0)
+    return (mesh.vertices - (low + high) / 2) * (LONGEST / float((high - low).max())), mesh.faces
+
+
+def about(vertices: Tensor, faces: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Points: a third anywhere, a third 0.01 and a third 0.05 off the surface."""
+    a, b, c = vertices[faces].unbind(1)
+    area = torch.linalg.vector_norm(torch.linalg.cross(b - a, c - a), dim=-1)
+    which = torch.multinomial(area, count, replacement=True, generator=generator)
+    u, v = torch.rand(2, count, 1, generator=generator)
+    u, v = torch.where(u + v > 1, 1 - u, u), torch.where(u + v > 1, 1 - v, v)
+    surface = a[which] + u * (b - a)[which] + v * (c - a)[which]
+    group = torch.randint(3, (count, 1), generator=generator)
+    near = surface + torch.where(group == 0, 0.01, 0.05) * torch.randn(count, 3, generator=generator)
+    return torch.where(group == 2, 2 * torch.rand(count, 3, generator=generator) - 1, near).clamp(-1, 1)
+
+
+def draw(samples: Samples, found: Sequence[tuple[str, float, Shown]]) -> object:
+    """The slice z = 0 of the distance as each field has it; the black line is its surface."""
+    import matplotlib.pyplot as plt
+
+    lines = -(-len(found) // 4)
+    figure, axes = plt.subplots(lines, 4, figsize=(12, 3.2 * lines), squeeze=False, layout="constrained")
+    for cell in axes.flat:
+        cell.axis("off")
+    for cell, (name, value, shown) in zip(axes.flat, found, strict=False):
+        plane = shown["values"].reshape(SIDE, SIDE).clamp(-1, 1).numpy()
+        cell.imshow(plane, cmap="RdBu", vmin=-1, vmax=1)
+        if plane.min() < 0 < plane.max():
+            cell.contour(plane, levels=[0.0], colors="k", linewidths=1)
+        cell.set_title(f"{name}: {value:.1f} dB", fontsize=10)
+    figure.suptitle("Signed distance in the plane z = 0 (red inside)")
+    return figure
+
+
+ROLE = Role(
+    name="shape-field",
+    metric=Metric("PSNR of the distance", better="higher", unit="dB"),
+    parameters=20_000,
+    wanted="a closed mesh (OBJ, PLY, STL, OFF or glTF)",
+    prepare=prepare,
+    measure=measure,
+    draw=draw,
+    baselines=GENERAL,
+    named=("duck", "soccerball", "teddy"),
+)
