@@ -22,7 +22,7 @@ from neuropil.interaction.hypergraph import Hypergraph
 NODES, EDGES, SIZE, FEATURES = 20_000, 20_000, 10, 64
 LAYERS = {"HGNN": "HGNNConv", "HGNNPlus": "HGNNPConv", "UniGCN": "UniGCNConv", "UniSAGE": "UniSAGEConv", "UniGIN": "UniGINConv"}
 ATTENTION = {"UniGAT": "UniGATConv", "HNHN": "HNHNConv"}
-NOTES = {"layer": "half of our 8 ms was the product with Θ, which is the same on both sides", "operator": "Θ is the identity"}
+NOTES = {"layer": "Θ and its gradients, the same on both sides, are a third to a half of our time", "operator": "Θ is the identity"}
 
 
 def edges() -> tuple[Tensor, Tensor]:

@@ -75,8 +75,10 @@ def record(
             made differentiable starts a graph there. Default: detached.
 
     Tuples, lists and dicts of tensors keep their form. Tensors are not copied; one that a later operation overwrites in place is
-    `Refused` at the end of the block (``keep=torch.clone`` copies). About two microseconds a pass; memory: what is kept.
-    `Refused` also for a site that does not exist or did not run.
+    `Refused` at the end of the block (``keep=torch.clone`` copies). About two microseconds a pass; memory: what is kept, which on
+    Linux costs more time than the hooks: pages freed after one block are asked for anew in the next, unless the environment has
+    ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_`` above its size. `Refused` also for a site that does not exist or did
+    not run.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> with record(model, "0", "1:in") as seen:
