@@ -2,10 +2,13 @@
 
 import ast
 import contextlib
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,19 +19,91 @@ from neuropil.errors import Refused
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place in one step if all goes well inside, and is deleted if not."""
+    """A temporary file beside `path` that takes its place in one step if all goes well inside, and is deleted if not.
+
+    What killed processes left of earlier attempts is swept. An `OSError` inside names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        with _temporary(path, folder=False) as temporary:
+            yield temporary
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or Path(str(error.filename)).name.startswith(f".{path.name}.")):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes `path` in one step if all goes well inside, and is deleted if not.
+
+    If another process was faster, its folder stays: where it holds the same files, all is well, else `OSError` (ENOTEMPTY). Sweeps
+    as `replacing` does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path, folder=True) as temporary:
+        yield temporary
+        os.chmod(temporary, 0o755)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or _contents(path) != _contents(temporary):
+                raise
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """SHA-256 of all files below a folder."""
+    return {str(file.relative_to(folder)): sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, folder: bool) -> Iterator[Path]:
+    """A file or folder ``.NAME.xxxx.tmp`` whose lock says that somebody is writing: the ones without are swept."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+        with _held(left, wait=False) as ours:
+            if ours:
+                _delete(left)
+    while True:
+        if folder:
+            name = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        else:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+            os.close(handle)
+        temporary = Path(name)
+        with _held(temporary, wait=True) as ours:
+            if not ours:  # swept between its making and its lock
+                continue
+            try:
+                yield temporary
+            finally:
+                _delete(temporary)
+            return
+
+
+@contextlib.contextmanager
+def _held(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold the lock of a file or folder itself; False if it is gone, or another process has it and we do not `wait`."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            ours = path.exists()
+        except OSError:  # held by another, or a file system without locks: there nothing is swept
+            ours = wait
+        yield ours
+    finally:
+        os.close(handle)
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -63,7 +138,9 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise Refused(f"{what}: no file {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise Refused(f"{what}: cannot read {path} ({error.strerror})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(f"{what}: {path} is corrupt or truncated ({error}); delete it to start over") from None
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import nonnegative
 
 
 def poisson_nll(log_rates: Float[Tensor, "*s"], counts: Shaped[Tensor, "..."]) -> Float[Tensor, "*s"]:
@@ -26,6 +27,9 @@ def poisson_nll(log_rates: Float[Tensor, "*s"], counts: Shaped[Tensor, "..."]) -
     """
     if log_rates.shape != counts.shape:
         raise Refused(f"counts: must have the shape of log_rates {tuple(log_rates.shape)}, got {tuple(counts.shape)}")
+    if counts.is_complex():
+        raise Refused(f"counts: must be real, got {counts.dtype}")
+    nonnegative("counts", counts)
     counts = counts.to(log_rates.dtype)
     return log_rates.exp() - counts * log_rates + torch.lgamma(counts + 1)
 
@@ -47,6 +51,7 @@ def bits_per_spike(
     >>> bits_per_spike(torch.tensor([[1.0, 1.0], [1.0, 1.0]]).log(), counts)
     0.0
     """
+    nonnegative("counts", counts)
     spikes = float(counts.sum())
     if not spikes > 0:
         raise Refused("counts: bits per spike need at least one spike, got none")

@@ -16,9 +16,7 @@ pictures are not transparent. If they look at no common point: a hundredth of, a
 """
 
 import contextlib
-import os
-import shutil
-import tempfile
+import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +32,7 @@ from neuropil.data.scenes import Scene
 from neuropil.data.sources import path
 from neuropil.data.transforms import SPLITS, read_transforms, table_of, write_transforms
 from neuropil.errors import Refused, choose
+from neuropil.files import appearing
 
 LAYOUTS = ("blender", "nerfstudio", "colmap")
 HOLD = 8  # without a given split, every eighth photograph tests
@@ -192,21 +191,16 @@ def write_capture(scene: Scene, folder: str | Path, layout: str, test: int = 0) 
 
 @contextlib.contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place if all goes well."""
+    """A temporary folder that becomes `folder` if all goes well; of two processes with the same files, either's will do."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refused(f"capture: {folder} exists and is not empty; nothing was written")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        with appearing(folder) as temporary:
+            yield temporary
     except OSError as error:
-        raise Refused(f"capture: cannot write {folder} ({error.strerror})") from None
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise Refused(f"capture: {folder} was filled by another process meanwhile; nothing was written") from None
+        raise Refused(f"capture: cannot write {folder} ({error.strerror or error}); nothing was written") from None
 
 
 def _model(scene: Scene, names: Sequence[str]) -> Model:

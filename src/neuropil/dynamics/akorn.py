@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from neuropil.dynamics.kuramoto import Attention, AttentionJ, KuramotoLayer, Omega, Readout
 from neuropil.errors import Refused
+from neuropil.nn.checks import within
 
 
 def noise(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -153,6 +154,7 @@ class SudokuAKOrN(nn.Module):
 
     def embed(self, puzzle: Int[Tensor, "b s s"]) -> Float[Tensor, "b s s c n"]:
         """c: the embedded digits, 0 for blanks."""
+        within("puzzle", puzzle, self.embedding.num_embeddings)
         return self.embedding(puzzle).unflatten(-1, (self.c, self.n))
 
     def forward(

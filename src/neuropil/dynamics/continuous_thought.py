@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import MultiHead
+from neuropil.nn.checks import within
 from neuropil.nn.per_unit import PerUnitMLP
 from neuropil.nn.scan import scan
 from neuropil.nn.synchrony import Synchrony, SynchronyState, pairs
@@ -255,6 +256,7 @@ def two_tick_loss(logits: Float[Tensor, "t b k c"], target: Int[Tensor, "b k"], 
     if lookahead is not None and lookahead < 1:
         raise Refused(f"lookahead: must be at least 1, got {lookahead}")
     t, b, k, c = logits.shape
+    within("target", target, c)
     targets = target.expand(t, b, k)
     losses = cross_entropy(logits.reshape(-1, c), targets.reshape(-1), reduction="none").view(t, b, k)
     if lookahead is None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.fields.encodings import GaussianFourier
+from neuropil.nn.checks import at_least, fits, numbers, same_kind, some, within
 from neuropil.nn.film import FiLM
 from neuropil.nn.local_frames import localize, others
 from neuropil.nn.mlp import MLP
@@ -45,6 +46,7 @@ class StaticField(nn.Module):
 
     def forward(self, p: Float[Tensor, "*b d"], u: Float[Tensor, "*b d"] | None, context: None = None) -> Float[Tensor, "*b d"]:
         """The force at positions `p`; velocities are not looked at."""
+        fits("p", p, self.encoding.B.shape[1], self.encoding.B)
         return self.net(self.encoding(p))
 
 
@@ -64,6 +66,8 @@ class ChargedField(nn.Module):
 
     def forward(self, p: Float[Tensor, "*b d"], u: Float[Tensor, "*b d"], context: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         """The force on bodies of kind `context` at `p` that move with `u`."""
+        fits("p", p, self.net[-1].out_features, self.kind.weight)  # type: ignore[arg-type]
+        within("context", context, self.kind.num_embeddings)
         return self.net(torch.cat([p, u, self.kind(context)], -1))
 
 
@@ -87,6 +91,8 @@ class DynamicField(nn.Module):
         self, p: Float[Tensor, "*b n d"], u: Float[Tensor, "*b n d"] | None, context: Float[Tensor, "*b z"]
     ) -> Float[Tensor, "*b n d"]:
         """The force at positions `p` in the episode that `context` sums up."""
+        fits("p", p, self.encoding.B.shape[1], self.encoding.B)
+        fits("context", context, self.modulate[0].g[0].in_features, self.encoding.B)  # type: ignore[index,union-attr]
         h, z = self.encoding(p), context[..., None, :]
         for layer, film in zip((self.first, self.second), self.modulate, strict=True):
             h = nn.functional.silu(film(layer(h), z))
@@ -106,6 +112,7 @@ class TrackSummary(nn.Module):
 
     def __init__(self, d: int, hidden: int = 64) -> None:
         super().__init__()
+        at_least(1, d=d, hidden=hidden)
         self.embed = nn.Linear(2 * d, hidden)
         self.gru = nn.GRU(hidden, hidden, batch_first=True)
         self.gate = MLP([2 * d + hidden, hidden, 1], activation="silu")
@@ -113,6 +120,10 @@ class TrackSummary(nn.Module):
 
     def forward(self, p: Float[Tensor, "b t n d"], u: Float[Tensor, "b t n d"]) -> Float[Tensor, "b z"]:
         """The summary of frames 0 … t − 1."""
+        fits("p", p, self.embed.in_features // 2, self.embed.weight)
+        same_kind("u", u, p)
+        for axis in range(3):
+            some("p", p, axis)
         x = torch.cat([p, u], -1).transpose(1, 2)  # b n t 2d
         b, n, t, _ = x.shape
         last = self.gru(self.embed(x).flatten(0, 1))[1][0].view(b, n, 1, -1)
@@ -141,8 +152,7 @@ class GraphNet(nn.Module):
 
     def __init__(self, node: int, edge: int, hidden: int, out: int, layers: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
-        if layers < 1:
-            raise Refused(f"layers: must be at least 1, got {layers}")
+        at_least(1, node=node, edge=edge, hidden=hidden, out=out, layers=layers)
         widths = [edge] + [3 * hidden] * (layers - 1)
         self.message = nn.ModuleList(
             nn.Sequential(nn.Linear(w, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()) for w in widths
@@ -153,6 +163,16 @@ class GraphNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b n a"], m: Float[Tensor, "*b n k e"]) -> Float[Tensor, "*b n o"]:
         """Node features and edge features to `out` numbers a node."""
+        first: nn.Linear = self.message[0][0]  # type: ignore[index,assignment]
+        fits("m", m, first.in_features, first.weight)
+        if x.shape[-2] < 2 or m.shape[-2] != x.shape[-2] - 1:
+            raise Refused(
+                f"m: edges from all others, (…, n, n − 1, e) for n ≥ 2, are needed, got {tuple(m.shape)} for x {tuple(x.shape)}"
+            )
+        if isinstance(skip := self.skip[0], nn.Linear):
+            fits("x", x, skip.in_features, skip.weight)
+        else:
+            fits("x", x, first.out_features, first.weight)
         to = others(x.shape[-2], x.device)
         for k, (message, skip, update) in enumerate(zip(self.message, self.skip, self.update, strict=True)):
             if k:
@@ -192,7 +212,7 @@ class Aether(nn.Module):
         super().__init__()
         if d not in (2, 3):
             raise Refused(f"d: must be 2 or 3, got {d}")
-        self.field = field
+        self.d, self.field = d, field
         self.coordinates = choose("coordinates", coordinates, COORDINATES)
         node = (2 + (field is not None)) * d
         turn = d * (d - 1) // 2
@@ -207,6 +227,8 @@ class Aether(nn.Module):
         pair: Float[Tensor, "*b n m e"] | None = None,
     ) -> tuple[Float[Tensor, "*b n d"], Float[Tensor, "*b n d"]]:
         """The next positions and velocities. `context` goes to the field; `pair` row i belongs to the pairs with all j ≠ i."""
+        for name, x in (("p", p), ("u", u)):
+            fits(name, x, self.d, self.net.head[0].weight)  # type: ignore[arg-type]
         f = None if self.field is None else self.field(p, u, context)
         node, edge, R = localize(p, u, f) if self.coordinates == "local" else _absolute(p, u, f)
         delta = self.net(node, edge if pair is None else torch.cat([edge, pair], -1))
@@ -251,6 +273,10 @@ def explained_force(found: Float[Tensor, "k d"], true: Float[Tensor, "k d"]) -> 
     >>> round(explained_force(f @ torch.tensor([[0.0, 3.0], [-3.0, 0.0]]), f), 4)
     1.0
     """
+    if len(found) < 2:
+        raise Refused(f"found: at least two forces are needed, got {len(found)}")
+    numbers("found", found)
+    numbers("true", true)
     found, true = found.double(), true.double()
     M = torch.linalg.lstsq(found, true).solution
     return 1 - float((true - found @ M).square().sum() / (true - true.mean(0)).square().sum())

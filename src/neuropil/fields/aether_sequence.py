@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import fits, some
 from neuropil.nn.choice import gumbel_simplex
 from neuropil.nn.local_frames import localize, others
 from neuropil.nn.mlp import MLP
@@ -65,6 +66,10 @@ class SequenceAether(nn.Module):
 
     def pairs(self, node: Tensor, edge: Tensor) -> Tensor:
         """h_ij: (b, n, n − 1, t, hidden) of features (b, t, n, …)."""
+        if node.ndim != 4 or edge.ndim != 5:
+            raise Refused(
+                f"node, edge: (b, t, n, …) and (b, t, n, n − 1, …) are needed, got {tuple(node.shape)} and {tuple(edge.shape)}"
+            )
         m = nn.functional.elu(self.embed(edge))
         x = self.mix(m.mean(-2) + self.embed_node(node))
         to = others(x.shape[-2], x.device)
@@ -116,6 +121,9 @@ class SequenceAether(nn.Module):
         """`steps` frames after the last one seen, with the prior's likeliest kinds."""
         if steps < 1:
             raise Refused(f"steps: must be at least 1, got {steps}")
+        for axis in range(2):
+            some("p", p, axis)
+        fits("p", p, self.head[-1].out_features // 2, self.own.weight)  # type: ignore[operator,arg-type]
         prior, _, state = self.logits(*self.seen(p, u, context)[:2])
         logits, now, path = prior[:, -1], (p[:, -1], u[:, -1]), []
         for s in range(steps):

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import fits
 
 
 class Fourier(nn.Module):
@@ -54,6 +55,7 @@ class GaussianFourier(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
         """The m sines, then the m cosines."""
+        fits("x", x, self.B.shape[1], self.B)
         angle = 2 * math.pi * torch.einsum("...d,md->...m", x, self.B)
         return torch.cat([angle.sin(), angle.cos()], -1)
 

@@ -22,6 +22,7 @@ from neuropil.errors import Refused
 from neuropil.fields.grids import DenseGrid
 from neuropil.fields.metrics import psnr
 from neuropil.fields.rendering import weights
+from neuropil.nn.checks import at_least, fits
 
 
 def _same(x: Tensor) -> Tensor:
@@ -76,6 +77,7 @@ class FlatField(nn.Module):
         self, origins: Float[Tensor, "b 2"], directions: Float[Tensor, "b 2"], background: Float[Tensor, " c"]
     ) -> Float[Tensor, "b c"]:
         """The composited channels of rays. In training mode samples are jittered by torch's global generator."""
+        fits("background", background, self.k.width)
         middle = -(origins * directions).sum(-1, keepdim=True)
         half = (1 - (origins + middle * directions).square().sum(-1, keepdim=True)).clamp_min(0).sqrt()
         shift = torch.rand(len(origins), self.samples) if self.training else torch.full((self.samples,), 0.5)
@@ -181,6 +183,7 @@ def plane(size: int) -> Float[Tensor, "size size 2"]:
     >>> plane(2)[0, 0]
     tensor([-0.5000,  0.5000])
     """
+    at_least(1, size=size)
     at = (2 * torch.arange(size) + 1) / size - 1
     y, x = torch.meshgrid(-at, at, indexing="ij")
     return torch.stack([x, y], -1)

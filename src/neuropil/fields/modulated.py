@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 
 from neuropil.errors import Refused, choose
 from neuropil.fields.siren import Siren
+from neuropil.nn.checks import fits, numbers, same_kind
 
 SPREAD = 0.01  # of first residuals and time codes: training starts near the plain layer, and not where both factors are zero
 
@@ -34,6 +35,7 @@ def at_time(table: Float[Tensor, "rows c"], t: Int[Tensor, "*f"] | Float[Tensor,
     """
     if not t.is_floating_point():
         return table[t]
+    numbers("t", t)
     last = len(table) - 1
     u = (t.clamp(-1, 1) + 1) * (0.5 * last)
     k = u.detach().floor().long().clamp(max=max(last - 1, 0))
@@ -78,6 +80,8 @@ class ModulatedLinear(nn.Linear):
 
     def forward(self, x: Float[Tensor, "*#b n"], code: Float[Tensor, "*#b c"]) -> Float[Tensor, "*#b m"]:  # type: ignore[override]
         """The layer's values at x under the code."""
+        fits("x", x, self.in_features, self.weight)
+        fits("code", code, (self.scale or self.shift).in_features, self.weight)  # type: ignore[union-attr]
         y = linear(x, self.weight)
         if self.scale is not None:
             y = (1 + self.scale(code)) * y
@@ -107,6 +111,8 @@ class ResidualLinear(nn.Linear):
 
     def forward(self, x: Float[Tensor, "*#b n"], code: Float[Tensor, "*#b c"]) -> Float[Tensor, "*#b m"]:  # type: ignore[override]
         """The layer's values at x under the code."""
+        fits("x", x, self.in_features, self.weight)
+        fits("code", code, len(self.M) if self.form == "full" else self.U.shape[1], self.weight)
         if self.form == "lora":
             return linear(x, self.weight, self.bias) + linear(code * linear(x, self.V), self.U)
         if code.ndim > 1:
@@ -118,6 +124,8 @@ class ResidualLinear(nn.Linear):
 
 def by_group(x: Float[Tensor, "*#g s n"], weight: Float[Tensor, "*#g m n"], bias: Float[Tensor, " m"]) -> Float[Tensor, "*#g s m"]:
     """``y_g = W_g x_g + b_g``: one matrix for all s points of a group, one batched product."""
+    fits("x", x, weight.shape[-1], weight)
+    same_kind("weight", weight, bias)
     return linear(x, weight, bias) if weight.ndim == 2 else x @ weight.mT + bias
 
 
@@ -154,6 +162,7 @@ class ModulatedSiren(nn.Module):
 
     def forward(self, x: Float[Tensor, "*#b d_in"], code: Tensor) -> Float[Tensor, "*#b d_out"]:
         """The field's values at x under the code, which goes to every modulated layer."""
+        fits("x", x, self.linears[0].in_features, self.linears[0].weight)  # type: ignore[arg-type]
         for number, layer in enumerate(self.linears):
             x = layer(x, code) if number in self.layers else layer(x)
             if number < len(self.sines):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from neuropil.data.cameras import Rays
 from neuropil.errors import Refused
 from neuropil.fields.radiance import RadianceModel, Rendered
+from neuropil.nn.checks import numbers
 
 BITS = 8
 EPSILON = 1e-5
@@ -37,6 +38,7 @@ def encode(colour: Float[Tensor, "*b c"]) -> Float[Tensor, "*b 8*c"]:
     >>> encode(torch.tensor([203 / 255]))
     tensor([1., 1., 0., 0., 1., 0., 1., 1.])
     """
+    numbers("colour", colour)
     value = (255 * colour.detach().float()).round().clamp(0, 255).int()
     shifts = torch.arange(BITS - 1, -1, -1, device=colour.device)
     return (value[..., None] >> shifts & 1).to(colour.dtype).flatten(-2)
@@ -71,6 +73,8 @@ def bit_loss(
     """
     if probability.shape != bits.shape:
         raise Refused(f"probability, bits: one shape is needed, got {tuple(probability.shape)} and {tuple(bits.shape)}")
+    if not probability.numel():
+        raise Refused(f"probability: must not be empty, got shape {tuple(probability.shape)}")
     p, b = (v if v.dtype == torch.float64 else v.float() for v in (probability, bits))
     p = EPSILON + (1 - 2 * EPSILON) * p
     surprise = -(b * p.log() + (1 - b) * (1 - p).log())

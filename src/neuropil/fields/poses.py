@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neuropil.data.cameras import Rays
 from neuropil.errors import Refused
+from neuropil.nn.checks import finite
 
 
 def so3_exp(omega: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
@@ -73,6 +74,8 @@ def align(source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"]) -> tuple[f
     """
     if len(source) != len(target) or len(source) < 3:
         raise Refused(f"source, target: as many points, at least 3, are needed, got {len(source)} and {len(target)}")
+    finite("source", source)
+    finite("target", target)
     a, b = source.mean(0), target.mean(0)
     u, scale, vt = torch.linalg.svd((target - b).mT @ (source - a))
     flip = torch.ones_like(scale)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import numbers, same_kind, some
 
 
 def weights(density: Float[Tensor, "*b s"], delta: Float[Tensor, "*b s"]) -> Float[Tensor, "*b s"]:
@@ -68,8 +69,17 @@ def composite(
     >>> composite(torch.tensor([0.25, 0.25]), torch.tensor([[1.0], [0.0]]), torch.tensor([1.0]))
     tensor([0.7500])
     """
+    same_kind("values", values, weights)
     colour = torch.einsum("...s,...sc->...c", weights, values)
+    if background is not None and not _spreads(background.shape, colour.shape):
+        raise Refused(f"background: must spread to the colours' shape {tuple(colour.shape)}, got {tuple(background.shape)}")
     return colour if background is None else colour + (1 - weights.sum(-1, keepdim=True)) * background
+
+
+def _spreads(given: torch.Size, to: torch.Size) -> bool:
+    """Whether a background has all channels and no more axes than the colours."""
+    ahead = zip(given[-2::-1], to[-2::-1], strict=False)
+    return len(given) <= len(to) and given[-1:] == to[-1:] and all(n in (1, m) for n, m in ahead)
 
 
 def accumulation(weights: Float[Tensor, "*b s"]) -> Float[Tensor, "*b"]:
@@ -89,6 +99,8 @@ def median_depth(weights: Float[Tensor, "*b s"], middle: Float[Tensor, "*b s"]) 
     >>> median_depth(torch.tensor([0.3, 0.3, 0.4]), torch.tensor([1.0, 2.0, 3.0]))
     tensor(2.)
     """
+    some("weights", weights)
+    numbers("weights", weights)
     index = (torch.cumsum(weights, -1) < 0.5).sum(-1, keepdim=True).clamp_max(weights.shape[-1] - 1)
     return middle.gather(-1, index)[..., 0]
 
@@ -107,6 +119,7 @@ def contract(x: Float[Tensor, "*b d"], norm: float = torch.inf) -> Float[Tensor,
     tensor([[0.5000, 0.0000],
             [1.7500, 0.8750]])
     """
+    some("x", x)
     cube = norm == torch.inf  # its norm as a maximum is several times faster
     r = x.abs().amax(-1, keepdim=True) if cube else torch.linalg.vector_norm(x, ord=norm, dim=-1, keepdim=True)
     r = r.clamp_min(1.0)

@@ -33,6 +33,8 @@ def frame_times(frames: int) -> Float[Tensor, " frames"]:
     >>> frame_times(5)
     tensor([-1.0000, -0.5000, 0.0000, 0.5000, 1.0000])
     """
+    if frames < 0:
+        raise Refused(f"frames: must be 0 or more, got {frames}")
     return torch.linspace(-1, 1, frames) if frames > 1 else torch.zeros(frames)
 
 

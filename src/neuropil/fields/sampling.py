@@ -97,6 +97,10 @@ def resample(
     tensor([[2.1000, 2.3000, 2.5000, 2.7000, 2.9000]])
     """
     _positive(count)
+    if weights.shape != (*samples.u.shape[:-1], samples.u.shape[-1] - 1) or not weights.shape[-1]:
+        raise Refused(f"weights: one an interval is needed, got {tuple(weights.shape)} for borders {tuple(samples.u.shape)}")
+    if not 0 <= padding < float("inf"):
+        raise Refused(f"padding: must be 0 or more and finite, got {padding}")
     old, histogram = samples.u.detach(), weights.detach() + padding
     histogram = histogram + (1e-5 - histogram.sum(-1, keepdim=True)).clamp_min(0) / histogram.shape[-1]  # a ray without weight
     cdf = torch.cumsum(histogram, -1)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import fits
 
 
 class Sine(nn.Module):
@@ -64,4 +65,5 @@ class Siren(nn.Sequential):
 
     def forward(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:
         """The field's values at x."""
+        fits("x", x, self[0].in_features, self[0].weight)  # type: ignore[arg-type]
         return super().forward(x)

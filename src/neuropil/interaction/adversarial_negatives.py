@@ -21,6 +21,7 @@ from torch.nn.functional import one_hot, softplus
 from neuropil.errors import Refused
 from neuropil.interaction.hyperedge_prediction import sets_as_edges
 from neuropil.interaction.hypergraph import Hypergraph
+from neuropil.nn.checks import within
 from neuropil.nn.mlp import MLP
 
 Scorer = Callable[[Tensor, Hypergraph], Tensor]
@@ -69,6 +70,7 @@ def draw_log_prob(p: Float[Tensor, "c n"], drawn: Int[Tensor, "c k"]) -> Float[T
     >>> draw_log_prob(torch.zeros(1, 3), torch.tensor([[2, 0, 1]])).exp()
     tensor([[0.3333, 0.5000, 1.0000]])
     """
+    within("drawn", drawn, p.shape[-1])
     gone = one_hot(drawn, p.shape[-1]).cumsum(1).roll(1, 1)
     gone[:, 0] = 0
     left = p[:, None].masked_fill(gone.bool(), -torch.inf)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import attend, masked_softmax
+from neuropil.nn.checks import fits
 from neuropil.nn.sites import Site
 from neuropil.nn.transformer import Block, rotate
 
@@ -387,6 +388,7 @@ class DualTransformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "#b #n #n"] | None = None) -> Float[Tensor, "b n d"]:
         """`mask` is True where i may look at j, beside what causality forbids."""
+        fits("x", x, self.norm.normalized_shape[0], self.norm.weight)
         n = x.shape[1]
         if n > self.context:
             raise Refused(f"x: at most context = {self.context} positions, got {n}")

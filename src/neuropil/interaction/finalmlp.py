@@ -22,6 +22,7 @@ from torch.nn.functional import embedding
 
 from neuropil.errors import Refused
 from neuropil.nn.bilinear import HeadedBilinear
+from neuropil.nn.checks import fits
 from neuropil.nn.field_embedding import FieldEmbedding
 from neuropil.nn.mlp import MLP
 
@@ -95,6 +96,7 @@ class FeatureGating(nn.Module):
 
     def forward(self, ids: Int[Tensor, "*b f"], e: Float[Tensor, "*b fd"]) -> Float[Tensor, "*b fd"]:
         """The gated numbers of each row."""
+        fits("e", e, self.mlp[-1].out_features, self.mlp[-1].weight)  # type: ignore[arg-type]
         return e * self.gates(ids)
 
 

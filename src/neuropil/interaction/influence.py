@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import within
 
 CELLS = 2**16  # most cells of one subset: far more than samples would fill
 BLOCK = 2**23  # numbers held at once
@@ -78,6 +79,7 @@ def cells(codes: Int[Tensor, "n p"], subsets: Int[Tensor, "s k"], levels: int = 
     >>> cells(torch.tensor([[1, 0, 1], [0, 1, 1]]), torch.tensor([[0, 2], [1, -1]])).tolist()
     [[3, 2], [0, 1]]
     """
+    within("subsets + 1", subsets + 1, codes.shape[1] + 1)
     columns = pad(codes, (0, 1)).T  # the last one, where −1 points, is zero
     cell = codes.new_zeros(len(subsets), len(codes))
     for i in range(subsets.shape[1]):

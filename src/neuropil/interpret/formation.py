@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import within
 from neuropil.nn.sites import Site
 from neuropil.nn.transformer import Attention, Transformer
 
@@ -58,6 +59,7 @@ class FewShotNet(Transformer):
         """Exemplars, the query last, and the labels of all but the query."""
         if x.shape[1] != labels.shape[1] + 1:
             raise Refused(f"x, labels: one exemplar more than labels is needed, got {x.shape[1]} and {labels.shape[1]}")
+        within("labels", labels, self.label.num_embeddings)
         shown = self.exemplar(x)
         pairs = torch.stack([shown[:, :-1], self.label(labels).to(shown)], 2).flatten(1, 2)
         z = super().forward(self.embedding(torch.cat([pairs, shown[:, -1:]], 1)))

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import within
 
 
 def overlay_label(
@@ -50,6 +51,7 @@ def wrong_labels(y: Int[Tensor, " b"], classes: int = 10, generator: torch.Gener
     """
     if classes < 2:
         raise Refused(f"classes: a wrong label needs at least 2, got {classes}")
+    within("y", y, classes)
     return (y + torch.randint(1, classes, y.shape, generator=generator, device=y.device)) % classes
 
 

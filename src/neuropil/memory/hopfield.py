@@ -15,6 +15,7 @@ from torch import Tensor
 
 from neuropil.errors import Refused
 from neuropil.memory.lookup import Softmax, lookup
+from neuropil.nn.checks import finite, numbers, same_kind, some
 
 
 def retrieve(
@@ -33,6 +34,9 @@ def retrieve(
         raise Refused(f"beta: must be positive, got {beta}")
     if steps < 1:
         raise Refused(f"steps: at least 1, got {steps}")
+    finite("patterns", patterns)
+    some("query", query)
+    same_kind("patterns", patterns, query)
     for _ in range(steps):
         query = lookup(query, patterns, separation=Softmax(beta))
     return query
@@ -44,6 +48,9 @@ def lse(beta: float, z: Float[Tensor, "*b m"]) -> Float[Tensor, "*b"]:
     >>> lse(1.0, torch.zeros(4)).exp()
     tensor(4.)
     """
+    if not 0 < beta < math.inf:
+        raise Refused(f"beta: must be positive and finite, got {beta}")
+    some("z", z)
     return torch.logsumexp(beta * z, dim=-1) / beta
 
 
@@ -53,6 +60,8 @@ def energy(state: Float[Tensor, "*b d"], patterns: Float[Tensor, "m d"], beta: f
     >>> bool(energy(torch.ones(2), torch.eye(2)) >= 0)
     True
     """
+    some("patterns", patterns, 0)
+    same_kind("state", state, patterns)
     constant = math.log(len(patterns)) / beta + patterns.square().sum(-1).max() / 2
     return -lse(beta, state @ patterns.T) + state.square().sum(-1) / 2 + constant
 
@@ -63,6 +72,8 @@ def separation(patterns: Float[Tensor, "m d"]) -> Float[Tensor, "m"]:
     >>> separation(torch.eye(3))
     tensor([1., 1., 1.])
     """
+    if len(patterns) < 2:
+        raise Refused(f"patterns: at least two are needed, got {len(patterns)}")
     gram = patterns @ patterns.T
     own = gram.diagonal().clone()
     return own - gram.fill_diagonal_(-math.inf).amax(-1)
@@ -74,5 +85,6 @@ def mass_count(weights: Float[Tensor, "*b m"], mass: float = 0.9) -> Tensor:
     >>> mass_count(torch.tensor([0.05, 0.9, 0.05]))
     tensor(1)
     """
+    numbers("weights", weights)
     total = weights.sort(dim=-1, descending=True).values.cumsum(-1)
     return (total < mass - 1e-6).sum(-1) + 1

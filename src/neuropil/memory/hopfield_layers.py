@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused
 from neuropil.nn.attention import attend, members
+from neuropil.nn.checks import fits
 
 
 class Hopfield(nn.Module):
@@ -123,6 +124,10 @@ class Hopfield(nn.Module):
                 widths = f"{state.shape[-1]} and {stored.shape[-1]}"
                 raise Refused(f"state, stored: must have one width without projection, got {widths}")
             return state.unsqueeze(1), stored.unsqueeze(1), values.unsqueeze(1)
+        fits("state", state, self.query.in_features, self.query.weight)
+        fits("stored", stored, self.key.in_features, self.key.weight)
+        if values_matter and not self.connected:
+            fits("values", values, self.value.in_features, self.value.weight)
         q, k = self.query(self.norm_state(state)), self.key(self.norm_stored(stored))
         v = self.value(k if self.connected else self.norm_value(values)) if values_matter else k
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
@@ -158,6 +163,8 @@ class HopfieldPooling(nn.Module):
         self, bag: Float[Tensor, "b m y"], mask: Bool[Tensor, "b m"] | None = None, values: Float[Tensor, "b m v"] | None = None
     ) -> Float[Tensor, "b z"]:
         """The pooled bags, ``quantity · d_out`` wide; members where `mask` is False have no influence."""
+        if self.hopfield.projects:
+            fits("bag", bag, self.hopfield.key.in_features, self.hopfield.key.weight)
         return self.hopfield(self.states.expand(len(bag), -1, -1), bag, values, mask).flatten(1)
 
 

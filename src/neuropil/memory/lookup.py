@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import attend
+from neuropil.nn.checks import same_kind
 
 SIMILARITIES = ("dot", "cosine", "hamming")
 
@@ -113,6 +114,8 @@ def lookup(
     if query.shape[-1] != keys.shape[-1] or len(keys) != len(values) or not len(keys):
         shapes = f"query {tuple(query.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}"
         raise Refused(f"lookup: needs query (*b, d), keys (m, d), values (m, v) with m > 0, got {shapes}")
+    same_kind("keys", keys, query)
+    same_kind("values", values, query)
     if similarity == "cosine":
         query, keys = normalize(query, dim=-1), normalize(keys, dim=-1)
     flat = query.reshape(-1, query.shape[-1])

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from neuropil.errors import Refused, choose
 from neuropil.memory.lookup import Ball, Softmax, lookup
+from neuropil.nn.checks import within
 
 
 @functools.cache
@@ -192,7 +193,9 @@ class Overlap:
     def __call__(self, similarity: Tensor) -> Tensor:
         """Weights of similarities ``*b m``; zeros for a query in whose reach there is no pattern."""
         table = (log_overlap(self.n, self.d) - log_overlap(self.n, self.d)[0]).exp().to(similarity)
-        weights = table[(-similarity).round().long()]
+        distance = (-similarity).round().long()
+        within("-similarity", distance, self.n + 1)  # a negative distance would count from the end
+        weights = table[distance]
         return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import fits, same_kind, some
 from neuropil.nn.sites import Site
 
 
@@ -38,6 +39,8 @@ def attend(
         raise Refused(f"query, key, value: got shapes {shapes}; needed are (…, q, d), (…, k, d), (…, k, v)")
     if mask is not None and mask.dtype != torch.bool:
         raise Refused(f"mask: must be boolean (True = may look), got {mask.dtype}")
+    same_kind("key", key, query)
+    same_kind("value", value, query)
     if isinstance(beta, Tensor):
         query, beta = beta * query, 1.0
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=beta)
@@ -72,6 +75,8 @@ class MultiHead(nn.Module):
         self, x: Float[Tensor, "b n d"], memory: Float[Tensor, "b m e"]
     ) -> tuple[Float[Tensor, "b h n c"], Float[Tensor, "b h m c"], Float[Tensor, "b h m c"]]:
         """Queries, keys and values of each head: what a subclass changes to bring in positions."""
+        fits("x", x, self.query.in_features, self.query.weight)
+        fits("memory", memory, self.key.in_features, self.key.weight)
         q, k, v = (
             w(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b h n d/h
             for w, y in ((self.query, x), (self.key, memory), (self.value, memory))
@@ -87,6 +92,7 @@ class MultiHead(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Attend from `x` to `memory` (default `x` itself); `mask` is True where a position may look, the same for all heads."""
         memory = x if memory is None else memory
+        fits("x", x, self.query.in_features, self.query.weight)
         q, k, v = self.project(x, memory)
         q, k, v = self.q(q), self.k(k), self.v(v)
         mask = None if mask is None else mask.unsqueeze(1)
@@ -130,6 +136,8 @@ class AttentionPool(nn.Module):
 
     def weights(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b heads n"]:
         """The aᵢ of each head: they sum to 1 over the bag and are 0 where `mask` is False. An empty bag is `Refused`."""
+        fits("x", x, self.V.in_features, self.V.weight)
+        some("x", x, 1)
         score = self.w(torch.tanh(self.V(x))).transpose(1, 2)
         if mask is not None:
             score = score.masked_fill(~members(x, mask)[:, None], float("-inf"))
@@ -146,6 +154,7 @@ def mean_pool(x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None = None
     >>> mean_pool(torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[True, True, False]]))
     tensor([[2.]])
     """
+    some("x", x, 1)
     if mask is None:
         return x.mean(1)
     member = members(x, mask)[..., None]

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import fits
 
 
 def pair_sum(e: Float[Tensor, "*b f d"]) -> Float[Tensor, "*b"]:
@@ -54,6 +55,8 @@ class LowRankBilinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b n"], y: Float[Tensor, "*b m"]) -> Float[Tensor, "*b o"]:
         """The forms of each row."""
+        fits("x", x, self.u.in_features, self.u.weight)
+        fits("y", y, self.v.in_features, self.v.weight)
         return self.a(self.u(x) * self.v(y))
 
     def matrix(self) -> Float[Tensor, "o n m"]:
@@ -82,6 +85,8 @@ class HeadedBilinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b n"], y: Float[Tensor, "*b m"]) -> Float[Tensor, "*b"]:
         """The form of each row."""
+        fits("x", x, self.weight.shape[1] * self.heads, self.weight)
+        fits("y", y, self.weight.shape[2] * self.heads, self.weight)
         chunks = x.unflatten(-1, (self.heads, -1))
         return (torch.einsum("...ki,kij->...kj", chunks, self.weight).flatten(-2) * y).sum(-1)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import same_kind
 
 
 def nt_xent(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"], tau: float = 0.2) -> Float[Tensor, ""]:
@@ -42,5 +43,6 @@ def info_nce(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"], tau: float = 0.2)
 def _check(a: Tensor, b: Tensor, tau: float) -> None:
     if a.shape != b.shape or not len(a):
         raise Refused(f"a, b: the same shape (n ≥ 1, d) is needed, got {tuple(a.shape)} and {tuple(b.shape)}")
+    same_kind("b", b, a)
     if not tau > 0:
         raise Refused(f"tau: must be above 0, got {tau}")

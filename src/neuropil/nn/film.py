@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from neuropil.nn.checks import fits
 from neuropil.nn.mlp import MLP
 
 
@@ -23,4 +24,6 @@ class FiLM(nn.Module):
 
     def forward(self, h: Float[Tensor, "*b d"], z: Float[Tensor, "*#b z"]) -> Float[Tensor, "*b d"]:
         """`h` modulated by `z`, whose leading axes broadcast."""
+        fits("h", h, self.g[-1].out_features, self.g[-1].weight)  # type: ignore[arg-type]
+        fits("z", z, self.g[0].in_features, self.g[0].weight)  # type: ignore[arg-type]
         return (1 + self.g(z)) * h + self.b(z)

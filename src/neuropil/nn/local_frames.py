@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import same_kind
 
 STILL = 1e-8  # below this speed there is no direction, and R = I
 
@@ -56,6 +57,8 @@ def others(n: int, device: torch.device | None = None) -> Int[Tensor, "{n} m"]:
     >>> others(3).tolist()
     [[1, 2], [0, 2], [0, 1]]
     """
+    if n < 0:
+        raise Refused(f"n: must be 0 or more, got {n}")
     grid = torch.arange(n, device=device)
     column = grid[: n - 1]
     return column + (column[None] >= grid[:, None]).long()
@@ -67,6 +70,8 @@ def angles(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b a"]:
     >>> (angles(torch.tensor([0.0, 1.0])) / math.pi).tolist()
     [0.5]
     """
+    if x.shape[-1] not in (2, 3):
+        raise Refused(f"x: angles are for 2 or 3 dimensions, got {x.shape[-1]}")
     flat = x[..., :2].square().sum(-1) < STILL**2
     one = torch.ones_like(x[..., 0])
     yaw = torch.where(flat, 0.0, torch.atan2(torch.where(flat, 0 * one, x[..., 1]), torch.where(flat, one, x[..., 0])))
@@ -83,6 +88,8 @@ def euler(R: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b a"]:
     >>> euler(frames(torch.tensor([0.0, 2.0])))
     tensor([0.5000])
     """
+    if R.shape[-1] not in (2, 3):
+        raise Refused(f"R: rotations are of 2 or 3 dimensions, got {R.shape[-1]}")
     yaw = torch.atan2(R[..., 1, 0], R[..., 0, 0])
     if R.shape[-1] == 2:
         return yaw[..., None] / math.pi
@@ -106,6 +113,7 @@ def localize(
     n = p.shape[-2]
     if n < 2:
         raise Refused(f"p: at least two bodies are needed, got {n}")
+    same_kind("u", u, p)
     R = frames(u)
     to = others(n, p.device)
 

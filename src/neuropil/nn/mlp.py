@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from neuropil.errors import Refused
 from neuropil.nn.activations import activation as registered
 from neuropil.nn.activations import find
+from neuropil.nn.checks import fits
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
@@ -59,4 +60,5 @@ class MLP(nn.Sequential):
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         """Rows of `sizes[0]` features to rows of `sizes[-1]`."""
+        fits("x", x, self[0].in_features, self[0].weight)  # type: ignore[arg-type]
         return super().forward(x)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import glu
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import same_kind
 
 
 class PerUnitLinear(nn.Module):
@@ -37,6 +38,9 @@ class PerUnitLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "n i b"]) -> Float[Tensor, "n o b"]:
         """Units first, batch last."""
+        if x.shape[:2] != self.weight.shape[::2]:
+            raise Refused(f"x: must begin with (units, d_in) = {tuple(self.weight.shape[::2])}, got {tuple(x.shape)}")
+        same_kind("x", x, self.weight)
         return torch.baddbmm(self.bias / self.temperature, self.weight / self.temperature, x)
 
 

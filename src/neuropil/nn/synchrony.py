@@ -97,6 +97,8 @@ class Synchrony(nn.Module):
 
     def forward(self, z: Float[Tensor, "*b n"], state: SynchronyState) -> tuple[Float[Tensor, "*b p"], SynchronyState]:
         """One step."""
+        if z.shape[:-1] != state.alpha.shape[:-1]:
+            raise Refused(f"z: must be of the state's batch {tuple(state.alpha.shape[:-1])}, got {tuple(z.shape)}")
         r = self.rate()
         alpha = r * state.alpha + z.index_select(-1, self.left) * z.index_select(-1, self.right)
         beta = r * state.beta + 1

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import MultiHead
+from neuropil.nn.checks import fits, within
 from neuropil.nn.mlp import MLP
 from neuropil.nn.sites import Site
 
@@ -151,6 +152,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "#b #n #n"] | None = None) -> Float[Tensor, "b n d"]:
         """`mask` is True where a position may look, beside what causality forbids."""
+        if isinstance(self.norm, nn.LayerNorm):
+            fits("x", x, self.norm.normalized_shape[0], self.norm.weight)
         n = x.shape[1]
         if n > self.context:
             raise Refused(f"x: at most context = {self.context} positions, got {n}")
@@ -182,4 +185,5 @@ class GPT(Transformer):
 
     def forward(self, tokens: Int[Tensor, "b n"], mask: Bool[Tensor, "#b #n #n"] | None = None) -> Float[Tensor, "b n v"]:
         """Logits of the next token at every position."""
+        within("tokens", tokens, self.embed.num_embeddings)
         return self.unembed(super().forward(self.embed(tokens), mask))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import same_kind
 from neuropil.nn.mlp import MLP
 
 
@@ -73,6 +74,10 @@ class Pointwise(MLP):
 
     def forward(self, v: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b o *grid"]:
         """Channels from `sizes[0]` to `sizes[-1]`."""
+        first: nn.Linear = self[0]  # type: ignore[assignment]
+        if v.ndim < 3 or v.shape[1] != first.in_features:
+            raise Refused(f"v: must be (b, {first.in_features}, grid…), got {tuple(v.shape)}")
+        same_kind("v", v, first.weight)
         y = v.flatten(2)
         for layer in self:
             if isinstance(layer, nn.Linear):  # W y with channels left where they are: three times as fast as moving them

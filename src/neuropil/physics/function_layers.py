@@ -27,6 +27,7 @@ from torch.nn.functional import conv1d, conv2d, conv3d, interpolate, pad, scaled
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import MultiHead, attend
+from neuropil.nn.checks import same_kind
 from neuropil.nn.mlp import MLP
 from neuropil.physics.fourier import resample
 
@@ -255,6 +256,9 @@ class PatchIntegral(nn.Module):
 
     def forward(self, v: Float[Tensor, "b i *grid"]) -> Float[Tensor, "b o *p"]:
         """One token for each patch, on the grid of patches."""
+        if v.ndim != self.d + 2 or v.shape[1] != self.weight.shape[1]:
+            raise Refused(f"v: must be (b, {self.weight.shape[1]}, grid…) with {self.d} axes, got {tuple(v.shape)}")
+        same_kind("v", v, self.weight)
         if any(n % self.patches for n in v.shape[2:]):
             raise Refused(f"grid: {self.patches} patches along each axis must divide it, got {tuple(v.shape[2:])}")
         w: Tensor = self.weight

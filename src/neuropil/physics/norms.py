@@ -105,7 +105,8 @@ def _h1_bounded(u: Tensor, h: list[float]) -> Tensor:
 
 
 def _ratio(error: Tensor, size: Tensor) -> Tensor:
-    return torch.where(error > 0, error, 0.0).div(size.clamp_min(torch.finfo(size.dtype).tiny)).sqrt()
+    # NaN is not ≤ 0 and stays: a model that diverged must not score 0
+    return torch.where(error <= 0, 0.0, error).div(size.clamp_min(torch.finfo(size.dtype).tiny)).sqrt()
 
 
 def _same(prediction: Tensor, target: Tensor) -> None:

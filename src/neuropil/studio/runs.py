@@ -2,12 +2,12 @@
 
     RUN/run.json             what was fitted to what, for how long, and how the score went: [seconds, step, PSNR]
         field.safetensors    the field's tensors: with run.json all that rendering, export and the viewer need
-        state.safetensors    the optimiser's tensors, to go on exactly where it stopped
+        state.safetensors    all that going on needs: the field, the optimiser and how far they have come
         preview.png          what the field looks like
 
-Each file is replaced in one step. The two tensor files carry the step that they belong to: where a power cut fell between them,
-the field is the newer one and the optimiser starts afresh. A step's randomness is a function of its number, so nothing else has
-to be kept.
+Each file is replaced in one step, and state.safetensors first: it alone decides where a run goes on, and the other files follow it
+where a power cut fell between. Without it (it may be deleted once a run is done) the optimiser starts afresh. A step's randomness
+is a function of its number, so nothing else has to be kept.
 """
 
 import contextlib
@@ -20,20 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from jaxtyping import Float
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from neuropil.errors import Refused
 from neuropil.files import read_json, sha256, write_atomic, write_json
-from neuropil.training.checkpoint import flatten, pack, unflatten
+from neuropil.training.checkpoint import flatten, seal, unflatten, unseal
 from neuropil.training.fit import deferred_interrupts
 
-FORMAT = 1
+FORMAT = 2
 FIELD, STATE, FACTS, PREVIEW = "field.safetensors", "state.safetensors", "run.json", "preview.png"
 SAVE_EVERY = 10.0  # seconds of fitting that a power cut may cost, at first fewer
 
@@ -123,7 +121,7 @@ def _facts(folder: Path) -> Run:
 
 def load_into(model: nn.Module, run: Run) -> nn.Module:
     """`model` with the run's tensors, ready to be looked at; `Refused` if they are of another field."""
-    _load(model, run.tensors(), run.folder)
+    _load(model, run.tensors(), run.folder / FIELD)
     return model.eval().requires_grad_(False)
 
 
@@ -241,14 +239,20 @@ def _looking(model: nn.Module) -> Iterator[None]:
 
 
 def _save(job: Fit, progress: Progress, out: Path) -> None:
-    stamp = {"step": str(progress.step)}
-    text, tensors = flatten(job.optimizer.state_dict())
+    """One step decides: whatever is killed after it, `_resume` makes the other files follow."""
+    kept = {"model": job.model.state_dict(), "optimizer": job.optimizer.state_dict(), "progress": vars(progress)}
+    tree, tensors = flatten(kept)
+    write_atomic(out / STATE, seal(tensors, {"tree": tree}))
+    _publish(job, progress, out)
+
+
+def _publish(job: Fit, progress: Progress, out: Path) -> None:
+    """What others read of a run."""
     with _looking(job.model):
         picture = png(job.preview())
-    write_atomic(out / FIELD, pack(job.model.state_dict(), stamp))
-    write_atomic(out / STATE, pack(tensors, stamp | {"tree": text}))
-    _save_facts(job.recipe, progress, out)
+    write_atomic(out / FIELD, seal(job.model.state_dict(), {"step": progress.step}))
     write_atomic(out / PREVIEW, picture)
+    _save_facts(job.recipe, progress, out)  # last: what it tells is there
 
 
 def _save_facts(recipe: Recipe, progress: Progress, out: Path) -> None:
@@ -284,34 +288,55 @@ def _resume(job: Fit, out: Path) -> Progress:
     for left in out.glob(".*.tmp"):  # by a killed process: the lock says that nobody is writing
         left.unlink()
     progress = _facts(out).progress if (out / FACTS).is_file() else Progress()
-    if progress.step == 0 and not (out / FIELD).is_file():
-        _save_facts(job.recipe, Progress(), out)
-        return Progress()
-    weights, stamp = _tensors(out / FIELD)
-    _load(job.model, weights, out)
-    progress.step = int(stamp.get("step", progress.step))
+    published = (out / FIELD).is_file()
+    weights, stamp = _tensors(out / FIELD) if published else ({}, {"step": 0})
     if (out / STATE).is_file():
-        tensors, head = _tensors(out / STATE)
-        if head.get("step") == stamp.get("step"):
-            tree = unflatten(head["tree"], tensors)
-            tree["state"] = {int(number): of for number, of in tree["state"].items()}
-            job.optimizer.load_state_dict(tree)
-    return progress
+        kept = _restore(job, out)
+        if not published or kept != progress or stamp.get("step") != kept.step:
+            _publish(job, kept, out)
+        return kept
+    if published:
+        _load(job.model, weights, out / FIELD)
+        progress.step = int(stamp["step"])
+        return progress
+    _save_facts(job.recipe, Progress(), out)
+    return Progress()
 
 
-def _load(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+def _restore(job: Fit, out: Path) -> Progress:
+    """The field and the optimiser as state.safetensors has them, and how far they had come."""
+    tensors, head = _tensors(out / STATE)
+    try:
+        kept = unflatten(head["tree"], tensors)
+        model, optimizer, progress = kept["model"], kept["optimizer"], kept["progress"]
+        optimizer["state"] = {int(number): of for number, of in optimizer["state"].items()}
+        rows = [(float(s), int(step), float(psnr)) for s, step, psnr in progress["history"]]
+        done = Progress(float(progress["seconds"]), int(progress["step"]), rows)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Refused(
+            f"run: {out / STATE} is damaged or of another version ({type(error).__name__}: {error}); nothing was changed "
+            "(without it the fit goes on from field.safetensors)"
+        ) from None
+    _load(job.model, model, out / STATE)
+    try:
+        job.optimizer.load_state_dict(optimizer)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"run: {out / STATE} holds another optimiser ({' '.join(str(error).split())[:160]})") from None
+    return done
+
+
+def _load(model: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise Refused(f"run: {folder / FIELD} holds another field ({' '.join(str(error).split())[:160]})") from None
+    except (RuntimeError, TypeError) as error:
+        raise Refused(f"run: {file} holds another field ({' '.join(str(error).split())[:160]})") from None
 
 
-def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise Refused(f"run: {path} is corrupt or truncated ({error}); nothing was changed") from None
+        return unseal(path)
+    except Refused as error:
+        raise Refused(f"run: {error}") from None
 
 
 @contextlib.contextmanager

@@ -76,7 +76,8 @@ def load(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         try:
             whole = _read(found[step], step)
         except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
-            faults.append(" ".join(str(error).split()))
+            words = " ".join(str(error).split())
+            faults.append(words if str(found[step]) in words else f"{found[step]}: {type(error).__name__}: {words}")
             continue
         if faults:
             warnings.warn(f"going back to the checkpoint of step {step}: {'; '.join(faults)}", stacklevel=2)
@@ -135,6 +136,38 @@ def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) 
         if not isinstance(value, Tensor):
             raise Refused(f"model: its state_dict must hold tensors only, {name!r} is a {type(value).__name__}")
     return safetensors.torch.save({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}, metadata)
+
+
+def seal(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """A safetensors file of tensors and plain facts that `unseal` knows to be whole; equal input gives equal bytes.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "x.safetensors"
+    ...     _ = file.write_bytes(seal({"w": torch.ones(2)}, {"step": 3}))
+    ...     unseal(file)
+    ({'w': tensor([1., 1.])}, {'step': 3})
+    """
+    text = json.dumps(facts)
+    return pack(tensors, {"sealed": json.dumps({"sha256": _digest(text, tensors), "facts": text})})
+
+
+def unseal(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a file that `seal` made; `Refused` by name if it is missing or not to the bit what was written."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            sealed = json.loads((file.metadata() or {})["sealed"])
+        facts: dict[str, Any] = json.loads(sealed["facts"])
+        if sealed["sha256"] != _digest(sealed["facts"], tensors):
+            raise ValueError("its SHA-256 is another")
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        raise Refused(f"{path} is corrupt or truncated ({' '.join(str(error).split())[:160]}); nothing was changed") from None
+    return tensors, facts
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    return sha256(text.encode() + pack(tensors))
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

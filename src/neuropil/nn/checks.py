@@ -1,0 +1,121 @@
+"""Checks that parts share: one line that names the argument instead of a matrix product's complaint, or a wrong result in silence.
+
+Shapes and kinds of numbers are always checked: they cost nothing and, compiled, become guards of the graph. Values are checked only
+where a wrong one would pass in silence, and only on the CPU and outside of a compiled graph: elsewhere, looking would mean waiting.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuropil.errors import Refused
+
+
+def fits(name: str, x: Tensor, width: int, like: Tensor | None = None) -> None:
+    """`Refused` unless the last axis of `x` has `width` numbers, and they are of the kind of `like` (the weights; autocast aside).
+
+    >>> fits("x", torch.zeros(2, 3), 4)
+    Traceback (most recent call last):
+    neuropil.errors.Refused: x: the last axis must have 4 numbers, got shape (2, 3)
+    """
+    if x.ndim < 1 or x.shape[-1] != width:
+        raise Refused(f"{name}: the last axis must have {width} numbers, got shape {tuple(x.shape)}")
+    if like is not None:
+        same_kind(name, x, like)
+
+
+def same_kind(name: str, x: Tensor, like: Tensor) -> None:
+    """`Refused` unless `x` is of the dtype of `like`, or autocast is on, which sees to it.
+
+    >>> same_kind("x", torch.zeros(2).double(), torch.zeros(2))
+    Traceback (most recent call last):
+    neuropil.errors.Refused: x: must be torch.float32 as what it meets, got torch.float64; bring both to one with .to()
+    """
+    if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise Refused(f"{name}: must be {like.dtype} as what it meets, got {x.dtype}; bring both to one with .to()")
+
+
+def some(name: str, x: Tensor, axis: int = -1) -> None:
+    """`Refused` if the axis of `x` is empty.
+
+    >>> some("x", torch.zeros(2, 0))
+    Traceback (most recent call last):
+    neuropil.errors.Refused: x: axis -1 must not be empty, got shape (2, 0)
+    """
+    if not x.shape[axis]:
+        raise Refused(f"{name}: axis {axis} must not be empty, got shape {tuple(x.shape)}")
+
+
+def at_least(least: float | int, **given: Any) -> None:
+    """`Refused` unless all numbers are finite and at least `least`.
+
+    >>> at_least(1, layers=0)
+    Traceback (most recent call last):
+    neuropil.errors.Refused: layers: must be at least 1, got 0
+    """
+    for name, value in given.items():
+        if not least <= value < float("inf"):
+            raise Refused(f"{name}: must be at least {least:g}, got {value:g}" + (" (and finite)" if value == float("inf") else ""))
+
+
+def looks(x: Tensor) -> bool:
+    """Whether the values of `x` may be looked at here: not on a GPU, not in a graph that is being compiled, not under vmap.
+
+    >>> looks(torch.zeros(1))
+    True
+    """
+    plain = not torch.compiler.is_compiling() and x.device.type == "cpu"
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def nonnegative(name: str, x: Tensor) -> None:
+    """`Refused` for a count that is negative or NaN. One pass.
+
+    >>> nonnegative("counts", torch.tensor([0, -1]))
+    Traceback (most recent call last):
+    neuropil.errors.Refused: counts: must be 0 or more and no NaN, got a least value of -1
+    """
+    if looks(x) and x.numel() and not bool((x >= 0).all()):
+        raise Refused(f"{name}: must be 0 or more and no NaN, got a least value of {x.min().item():g}")
+
+
+def within(name: str, ids: Tensor, size: int) -> None:
+    """`Refused` for an id outside 0 … size − 1: a negative one would count from the end. One pass.
+
+    >>> within("ids", torch.tensor([0, -1]), 3)
+    Traceback (most recent call last):
+    neuropil.errors.Refused: ids: must lie in 0 … 2, got -1
+    """
+    if looks(ids) and ids.numel():
+        low, high = torch.aminmax(ids)
+        if low < 0 or high >= size:
+            raise Refused(f"{name}: must lie in 0 … {size - 1}, got {int(low if low < 0 else high)}")
+
+
+def numbers(name: str, x: Tensor) -> None:
+    """`Refused` for NaN, where a comparison or a sort would swallow it. One pass.
+
+    >>> numbers("x", torch.tensor([1.0, torch.nan]))
+    Traceback (most recent call last):
+    neuropil.errors.Refused: x: must have no NaN, got 1 of 2
+    """
+    if looks(x) and x.is_floating_point() and _odd(x) and bool((bad := x.isnan()).any()):
+        raise Refused(f"{name}: must have no NaN, got {int(bad.sum())} of {x.numel()}")
+
+
+def finite(name: str, x: Tensor) -> None:
+    """`Refused` for NaN and infinity, where a decomposition would fail in words of its own. One pass.
+
+    >>> finite("x", torch.tensor([1.0, torch.inf]))
+    Traceback (most recent call last):
+    neuropil.errors.Refused: x: must be finite, got 1 of 2 numbers that are not
+    """
+    if looks(x) and _odd(x) and bool((bad := ~x.isfinite()).any()):
+        raise Refused(f"{name}: must be finite, got {int(bad.sum())} of {x.numel()} numbers that are not")
+
+
+def _odd(x: Tensor) -> bool:
+    """Whether a closer look is worth while: one sum, which NaN and infinity survive, costs a third of asking each number."""
+    return not math.isfinite(x.detach().sum().abs().item())

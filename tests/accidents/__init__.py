@@ -1,0 +1,1 @@
+"""Accidents on purpose: kills, full disks, damaged files, races, awkward inputs. `python -m accidents --help` (from ``tests``)."""
