@@ -12,6 +12,13 @@ from neuropil.lab.check import Job, work
 from neuropil.lab.claims import load
 from neuropil.lab.run import measure
 
+# What these measure is time, or what is learned in a given time: no two runs agree to the bit.
+BY_THE_CLOCK = {
+    "dual-propagation/a-step-costs-at-most-twice-backprops",
+    "resfields/residuals-cost-less-than-width",
+    "s3im/random-patches-cost-little",
+    *(f"nerfacto/{claim}" for claim in catalog.find("nerfacto").claims if claim != "the-readers-agree"),
+}
 CLAIMS = [c for s in catalog.systems() if s.claims for c in load(s).values()]
 
 
@@ -38,4 +45,16 @@ def test_smoke(claim, elsewhere):
     assert pictures, "a claim needs a picture"
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
     other, _ = again.result()
-    assert [other[key] for key in ("method", "baseline", "notes")] == [row[key] for key in ("method", "baseline", "notes")]
+    if f"{claim.system}/{claim.name}" not in BY_THE_CLOCK:
+        assert numbers(other) == numbers(row)
+
+
+def numbers(row):
+    """Method, baseline and notes of a row, but for notes of seconds."""
+    return [without_seconds(row[key]) for key in ("method", "baseline", "notes")]
+
+
+def without_seconds(value):
+    if isinstance(value, dict):
+        return {key: without_seconds(one) for key, one in value.items() if "second" not in key}
+    return value

@@ -64,7 +64,8 @@ def train(model: nn.Module, keep: Any, net: str, hidden: int, system: str, size:
     counts = population(system, seed, *size)["train"][0]
 
     def loss(net: LangevinFlow, batch: Any) -> Tensor:
-        return net.loss(*batch, weight=WEIGHT)
+        x, y, ramp = batch
+        return net.loss(x, y, ramp=ramp, weight=WEIGHT)
 
     return optimised(model, loss, counts[:, :-AHEAD, :SEEN], counts, steps, seed)
 
