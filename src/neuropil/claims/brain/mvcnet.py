@@ -194,7 +194,12 @@ def contrast_does_not_hurt_within_subjects(trial: Trial) -> Outcome:
 
 @claim("mvcnet", metric=ACCURACY, expect=More(by=0.0), method="MVCNet", baseline="the better of CSP + LDA and tangent space")
 def better_than_spatial_filters(trial: Trial) -> Outcome:
-    """Across subjects MVCNet is no worse than common spatial patterns and than logistic regression in the tangent space."""
+    """Across subjects MVCNet is no worse than common spatial patterns and than logistic regression in the tangent space.
+
+    The simulator's hands differ in the power of two dipoles' rhythms, which is just what spatial patterns look for; and the net takes
+    80 steps, 14 passes over 360 trials, where the paper has a hundred. On another seed 160 steps gave the net without contrast three
+    points more, still fewer than the patterns had.
+    """
     found = {
         "MVCNet": accuracies(trial, "MVCNet"),
         "CSP + LDA": classical(trial, "CSP"),
