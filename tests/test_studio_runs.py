@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,12 +134,16 @@ def test_a_fit_leaves_the_callers_randomness_alone_and_a_finished_one_is_left_al
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_power_cut_between_the_two_tensor_files_costs_the_optimiser_only(sources, tmp_path):
-    runs.fit(image(sources), tmp_path, 1.0, steps=3)
-    old = (tmp_path / runs.STATE).read_bytes()
-    runs.fit(image(sources), tmp_path, 1.0, steps=6)
-    (tmp_path / runs.STATE).write_bytes(old)
-    assert runs.fit(image(sources), tmp_path, 1.0, steps=8).progress.step == 8
+def test_a_power_cut_between_the_files_goes_on_from_the_last_whole_state(sources, tmp_path):
+    kept, cut = tmp_path / "kept", tmp_path / "cut"
+    runs.fit(image(sources), kept, 1.0, steps=3)
+    shutil.copytree(kept, cut)
+    runs.fit(image(sources), cut, 1.0, steps=6)
+    shutil.copy(kept / runs.STATE, cut / runs.STATE)
+    ends = [runs.fit(image(sources), folder, 1.0, steps=8) for folder in (kept, cut)]
+    assert [run.progress.step for run in ends] == [8, 8]
+    whole = ends[0].tensors()
+    assert {name: bool(torch.equal(x, whole[name])) for name, x in ends[1].tensors().items()} == dict.fromkeys(whole, True)
 
 
 def test_exploding_numbers_are_refused_and_the_good_state_stays(sources, tmp_path):

@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from accidents import report
 
-NAMES = ("kills", "disk", "corrupt", "races", "inputs")
+NAMES = ("inputs", "kills", "disk", "corrupt", "races")  # in this order: `inputs` imports the library in its own way
 
 
 def main() -> int:
@@ -26,9 +26,11 @@ def main() -> int:
     unknown = set(given.names) - set(NAMES)
     if unknown or given.rounds < 1:
         parser.error(f"unknown {min(unknown)!r}" if unknown else "rounds: at least 1")
+    if given.known and (given.quick or given.only):
+        parser.error("--known: only from the long form of all modules")
     tallies = []
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        for name in given.names or NAMES:
+        for name in sorted(given.names or NAMES, key=NAMES.index):
             task = bar.add_task(name, total=None)
             module = importlib.import_module(f"accidents.{name}")
             if name == "inputs":

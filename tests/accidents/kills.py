@@ -18,7 +18,7 @@ from accidents.writes import CLAIM, Write, bound, forked, orphans, writes
 from neuropil.errors import Refused
 
 PROMISE = "nothing finished is lost, nothing half-written is read, and going on gives the same bits as never having been stopped"
-PLACES = 5
+PLACES = 3
 
 
 def run(rounds: int, quick: bool, seen: Callable[[int, int], None]) -> Tally:
@@ -29,6 +29,7 @@ def run(rounds: int, quick: bool, seen: Callable[[int, int], None]) -> Tally:
         for number, write in enumerate(found):
             seen(number, len(found) + 1)
             _kill_inside(write, Path(name) / str(number), PLACES if quick else 20 * rounds, tally)
+        tally.cases |= set() if quick else {write.name for write in found}  # fewer places prove nothing gone
         if quick:
             tally.skipped["kills from outside"] = "the quick form stops only at file operations"
         else:

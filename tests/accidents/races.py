@@ -11,9 +11,10 @@ from accidents.writes import Write, forked, orphans, writes
 
 PROMISE = "each process ends well or is refused in one line, and what lies there is what one process alone would have written"
 PROCESSES = 4
-MAY_BE_REFUSED = {  # a run folder belongs to one process
+MAY_BE_REFUSED = {  # a run folder belongs to one process, and a capture is never written over
     "a fit of a photograph": "is being fitted by another process",
     "a fit of a scene": "is being fitted by another process",
+    "a capture": "nothing was written",
 }
 
 

@@ -49,6 +49,7 @@ class Write:
     kept: Callable[[Path], set[Hashable]] = lambda folder: set()
 
 
+@functools.cache
 def writes(slow: bool) -> list[Write]:
     """All of them, a scene's fit only if there is time. What they import and compile is there before anything is forked."""
     with tempfile.TemporaryDirectory() as name:

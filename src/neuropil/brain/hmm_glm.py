@@ -30,6 +30,7 @@ from neuropil.brain.estimator import Estimator, as_tensor
 from neuropil.brain.spikes import poisson_nll
 from neuropil.data.spike_simulators import ACTIVATIONS, exponential_kernel, stay_or_switch
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least, numbers, same_kind, some
 from neuropil.nn.choice import gumbel_simplex, gumbel_simplex_log_prob
 from neuropil.numerics.hidden_markov import Posterior, forward_backward, sample_chain, viterbi
 
@@ -44,6 +45,8 @@ def history(counts: Float[Tensor, "b t n"], kernel: Float[Tensor, " k"]) -> Floa
     >>> history(torch.tensor([[[1.0], [0.0], [0.0]]]), torch.tensor([0.7, 0.3]))[0, :, 0]
     tensor([0.0000, 0.7000, 0.3000])
     """
+    some("counts", counts, 1)
+    same_kind("kernel", kernel, counts)
     k, t = len(kernel), counts.shape[1]
     windows = pad(counts, (0, 0, k, 0))[:, : t + k - 1].unfold(1, k, 1)  # of bin t: x_{t−k} … x_{t−1}
     return windows @ kernel.flip(0)
@@ -93,6 +96,9 @@ def expected_log_likelihood(
     tensor(-1.8863)
     """
     choose("activation", activation, ACTIVATIONS)
+    some("weights", weights, 0)
+    for name, value in (("bias", bias), ("past", past), ("counts", counts)):
+        same_kind(name, value, weights)
     return _ExpectedLogLikelihood.apply(weights, bias, past, counts, gamma, activation)  # type: ignore[no-untyped-call,no-any-return]
 
 
@@ -101,6 +107,7 @@ class Couplings(nn.Module):
 
     def __init__(self, states: int, neurons: int) -> None:
         super().__init__()
+        at_least(1, states=states, neurons=neurons)
         self.w = nn.Parameter(torch.zeros(states, neurons, neurons))
 
     @torch.no_grad()
@@ -395,6 +402,7 @@ def transition_from(pairs: Float[Tensor, "s s"], least: float = -8.0) -> Float[T
     tensor([[0.7500, 0.2500],
             [0.5000, 0.5000]])
     """
+    numbers("pairs", pairs)
     rows = pairs.sum(-1, keepdim=True)
     share = torch.where(rows > 0, pairs / rows.clamp_min(1e-30), 1 / len(pairs))
     return share.log().clamp_min(least).softmax(-1)

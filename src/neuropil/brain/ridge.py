@@ -22,6 +22,7 @@ from torch.nn.functional import linear
 from neuropil.brain.estimator import Estimator, as_tensor, like
 from neuropil.brain.scores import require_varying
 from neuropil.errors import Refused
+from neuropil.nn.checks import same_kind, some
 
 LAMBDAS = tuple(10 ** (k / 2) for k in range(-4, 17))  # 0.01 … 1e8
 BLOCK = 2**22  # numbers that are formed at once
@@ -52,6 +53,9 @@ def ridge(x: Float[Tensor, "n p"], y: Float[Tensor, "n v"], lambdas: Float[Tenso
     >>> ridge(torch.tensor([[2.0], [-2.0]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([8.0]))
     tensor([[0.2500]])
     """
+    some("x", x, 0)
+    same_kind("y", y, x)
+    same_kind("lambdas", lambdas, x)
     p, q, s2 = eigenbasis(x)
     weights = y.new_empty(x.shape[1], y.shape[1])
     for part in _blocks(y.shape[1], 2 * len(x)):
@@ -72,8 +76,13 @@ def ridge_errors(
     tensor([[ 0.],
             [15.]])
     """
+    some("lambdas", lambdas)
+    same_kind("y", y, x)
+    same_kind("lambdas", lambdas, x)
     errors = y.new_zeros(len(lambdas), y.shape[1])
     numbers = fold.unique()
+    if len(numbers) < 2:
+        raise Refused(f"fold: at least 2 folds are needed, got {len(numbers)}")
     for number in numbers:
         left = fold == number
         x_mean = x[~left].mean(0)

@@ -25,6 +25,7 @@ from torch.nn.functional import mse_loss
 from neuropil.brain.estimator import Estimator, as_tensor, like
 from neuropil.brain.scores import pearson, require_varying
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least, fits, same_kind
 from neuropil.nn.positions import sine_pos_2d
 from neuropil.nn.query_decoder import QueryDecoderLayer
 from neuropil.nn.sites import record
@@ -48,6 +49,7 @@ class RoiReadout(nn.Module):
 
     def __init__(self, d: int, rois: Bool[Tensor, "r v"]) -> None:
         super().__init__()
+        at_least(1, d=d)
         if rois.dtype != torch.bool or rois.ndim != 2:
             raise Refused(f"rois: must be boolean, regions × voxels, got {rois.dtype} of shape {tuple(rois.shape)}")
         for axis, what in ((1, "region {} has no voxels"), (0, "voxel {} lies in no region")):
@@ -66,10 +68,11 @@ class RoiReadout(nn.Module):
         b, r, _ = tokens.shape
         if r != len(self.voxel):
             raise Refused(f"tokens: one for each of {len(self.voxel)} regions is needed, got {r}")
+        fits("tokens", tokens, self.linear.in_features, self.linear.weight)
         weight, bias = self.linear.weight[self.voxel], self.linear.bias[self.voxel]  # r n d, r n
         answers = torch.baddbmm(bias[:, None], tokens.transpose(0, 1), weight.mT).masked_fill(~self.own[:, None], 0.0)
         out = answers.new_zeros(b, len(self.linear.bias))
-        return out.index_add(1, self.voxel.flatten(), answers.transpose(0, 1).reshape(b, -1))
+        return out.index_add(1, self.voxel.flatten(), answers.transpose(0, 1).flatten(1))
 
 
 class TransformerBrainEncoder(nn.Module):
@@ -102,6 +105,7 @@ class TransformerBrainEncoder(nn.Module):
         self_attention: bool = False,
     ) -> None:
         super().__init__()
+        at_least(1, channels=channels, d=d)
         self.grid = (height, width, channels)
         self.project = nn.Identity() if channels == d else nn.Linear(channels, d)
         self.pos: Tensor
@@ -115,6 +119,7 @@ class TransformerBrainEncoder(nn.Module):
         """The token that each region fetches."""
         if features.shape[1:] != self.grid:
             raise Refused(f"features: must be pictures × {self.grid}, got {tuple(features.shape)}")
+        same_kind("features", features, self.query_pos)
         memory = self.project(features).flatten(1, 2)
         start = memory.new_zeros(len(memory), *self.query_pos.shape)
         return self.norm(self.decoder(start, memory, self.query_pos, self.pos))
@@ -151,6 +156,7 @@ class FactorisedEncoder(nn.Module):
 
     def __init__(self, channels: int, height: int, width: int, rois: Bool[Tensor, "r v"]) -> None:
         super().__init__()
+        at_least(1, channels=channels, height=height, width=width)
         self.grid = (height, width, channels)
         self.maps = nn.Parameter(torch.zeros(len(rois), height * width))
         self.readout = RoiReadout(channels, rois)
@@ -159,6 +165,7 @@ class FactorisedEncoder(nn.Module):
         """What each voxel answers."""
         if features.shape[1:] != self.grid:
             raise Refused(f"features: must be pictures × {self.grid}, got {tuple(features.shape)}")
+        same_kind("features", features, self.maps)
         return self.readout(self.maps.softmax(-1) @ features.flatten(1, 2))
 
     @torch.no_grad()
@@ -186,6 +193,8 @@ def best_epoch(
     >>> len(best_epoch(nn.Linear(3, 1), *data, epochs=3, batch=8, lr=0.01, decay=0.0, clip=1.0, seed=0))
     3
     """
+    at_least(1, epochs=epochs, batch=batch)
+    at_least(0, decay=decay)
     batches = minibatches(train, min(batch, len(train[0])), seed)
     each = max(1, len(train[0]) // batch)
     errors: list[float] = []

@@ -9,9 +9,9 @@
 import functools
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
-from typing import Any
+from typing import Any, cast, get_origin
 
 from neuropil.errors import Refused, nearest
 
@@ -70,14 +70,25 @@ class System:
 
 @functools.cache
 def systems() -> tuple[System, ...]:
-    """All systems, by number."""
-    text = resources.files(__name__).joinpath("systems.toml").read_text(encoding="utf-8")
-    rows: list[dict[str, Any]] = tomllib.loads(text)["system"]
-    return tuple(System(**_frozen(row)) for row in rows)
+    """All systems, by number; a broken ``systems.toml`` is `Refused`."""
+    file = resources.files(__name__).joinpath("systems.toml")
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        if "system" not in table:
+            raise ValueError("it has no table [[system]]")
+        return tuple(map(_system, table["system"]))
+    except (AttributeError, TypeError, ValueError) as error:  # ValueError: also what is no TOML, and no UTF-8
+        raise Refused(f"catalogue: {file} is broken ({' '.join(str(error).split())[:200]})") from None
 
 
-def _frozen(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+def _system(row: dict[str, Any]) -> System:
+    facts: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    system = System(**facts)
+    for field in fields(System):
+        value, kind = getattr(system, field.name), cast(type, get_origin(field.type) or field.type)
+        if not isinstance(value, kind):
+            raise TypeError(f"{field.name} of {system.slug!r} is {value!r}")
+    return system
 
 
 @functools.cache

@@ -27,6 +27,9 @@ COMMANDS = {
     "data": ("data", "The real data that claims run on: list, get, path."),
 }
 
+# No room (of the disk, of the quota, of what a file may grow to), or no permission: the user's to mend.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
+
 
 class Lazy(click.Group):
     """A group that knows its commands' names and imports only the one that is called."""
@@ -73,7 +76,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno not in CANNOT_WRITE:
             raise
         _stop(f"cannot write {error.filename or 'a file'}: {error.strerror}; nothing was half-written")
     sys.exit(code if isinstance(code, int) else 0)

@@ -127,11 +127,14 @@ def _read_colmap(folder: Path, downscale: int) -> Capture:
     if sparse is None:
         raise Refused(f"capture: no file {folder / 'sparse/0/cameras.bin'} (or .txt)")
     model = read_model(sparse)
+    images = sparse / f"images{'.bin' if (sparse / 'cameras.bin').is_file() else '.txt'}"
     frames = []
     for shot in model.shots:
-        where, lens = f"{sparse / 'images'}: {shot.name}", model.lenses[shot.lens]
+        where, lens = f"{images}: {shot.name}", model.lenses[shot.lens]
         q, t = np.array(shot.q), np.array(shot.t)
-        if not np.isfinite([*q, *t]).all() or not np.linalg.norm(q) > 0:
+        with np.errstate(over="ignore"):  # cameras are float32
+            finite = np.isfinite(np.array([*q, *2 * t], np.float32)).all()  # twice: turned, no coordinate grows by more than √3
+        if not finite or not np.linalg.norm(q) > 0:
             raise Refused(f"capture: {where}: the pose is not finite, or its quaternion 0")
         rotation = Rotation.from_quat(q, scalar_first=True).as_matrix().T  # camera to world
         c2w = np.concatenate([rotation, -rotation @ t[:, None]], 1) * [1, -1, -1, 1]

@@ -1,10 +1,12 @@
 """EEG and MEG files (EDF, BDF, FIF) as a lazily read `Recording`, through MNE-Python (Gramfort et al. 2013).
 
-MNE fills gaps silently: it resamples slow EDF channels, counts the records of a cut file itself, and calls any EDF unit volts. The
-EDF header is therefore read here as well (Kemp et al. 1992; BDF is the same with 3 bytes a sample), and such files are refused.
+MNE fills gaps silently: it resamples slow EDF channels, counts the records of a cut file itself, calls any EDF unit volts, and
+takes a FIF file without its end. The EDF header (Kemp et al. 1992; BDF is the same with 3 bytes a sample) and the chain of a FIF
+file's tags are therefore read here as well, and such files are refused.
 """
 
 import contextlib
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +46,8 @@ def read_eeg(file: str | Path, channels: Sequence[str] | None = None, stim: str 
     if not file.is_file():
         raise Refused(f"recording: no file {file}")
     header = None if kind == ".fif" else edf_header(file)
+    if file.suffix.lower() == ".fif":  # a packed one is noticed by gzip, which ends with its size and checksum
+        _check_tags(file)
     with quiet(file) as notes:
         if header is None:
             raw = mne.io.read_raw_fif(file, preload=False, verbose="WARNING")
@@ -169,6 +173,27 @@ def _head(file: Path, start: int, size: int) -> bytes:
     if len(content) < size:
         raise Refused(f"recording: {file} is truncated in its header ({file.stat().st_size} bytes)")
     return content
+
+
+def _check_tags(file: Path) -> None:
+    """`Refused` unless the chain of a FIF file's tags ends, and each lies in the file.
+
+    A tag is four big-endian int32 (kind, type, size, next), then `size` bytes. Next is where the next tag begins: 0 right behind
+    this one, −1 nowhere. O(tags), a few bytes of each.
+    """
+    length, at, seen = file.stat().st_size, 0, set[int]()
+    with open(file, "rb") as handle:
+        while at >= 0:
+            handle.seek(at)
+            head = handle.read(16)
+            size, following = struct.unpack(">8xii", head) if len(head) == 16 else (0, 0)
+            end = at + 16 + max(size, 0)
+            if end > length:
+                raise Refused(f"recording: cannot read {file} (truncated or no FIF file: {length} bytes, a tag ends at {end})")
+            if at in seen:
+                raise Refused(f"recording: cannot read {file} (damaged or no FIF file: its tags go in a circle at byte {at})")
+            seen.add(at)
+            at = following or end
 
 
 def _number(file: Path, field: str, text: bytes) -> float:

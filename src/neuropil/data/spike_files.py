@@ -20,6 +20,7 @@ from torch import Tensor
 from neuropil.data.recordings import Events, Spikes
 from neuropil.errors import Refused, choose, optional
 
+BROKEN = (OSError, KeyError, RuntimeError, TypeError, ValueError)  # what h5py raises for a damaged file, by the place of the damage
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -121,7 +122,7 @@ class LatentsBenchmark:
         try:
             with h5py.File(self.name, "r") as file:
                 values = np.asarray(file[key][start:stop], np.float64)
-        except OSError as error:
+        except BROKEN as error:
             raise Refused(f"spikes: cannot read {key} of {self.name} ({' '.join(str(error).split())[:160]})") from None
         missing = np.isnan(values)
         if missing.any() and padding is None:
@@ -156,7 +157,7 @@ def read_latents_benchmark(file: str | Path) -> LatentsBenchmark:
         with h5py.File(file, "r") as handle:
             keys = list(handle)
             shapes = {key: tuple(handle[key].shape) for key in keys if "_spikes_" in key and isinstance(handle[key], h5py.Dataset)}
-    except OSError as error:
+    except BROKEN as error:
         raise Refused(f"spikes: cannot read {file} ({' '.join(str(error).split())[:160]})") from None
     if not shapes:
         raise Refused(f"spikes: {file} has no key like train_spikes_heldin (there are {', '.join(keys)[:160] or 'none'})")

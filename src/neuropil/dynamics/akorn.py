@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from neuropil.dynamics.kuramoto import Attention, AttentionJ, KuramotoLayer, Omega, Readout
 from neuropil.errors import Refused
-from neuropil.nn.checks import within
+from neuropil.nn.checks import at_least, fits, same_kind, some, within
 
 
 def noise(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -77,11 +77,13 @@ class Mix(nn.Module):
 
     def __init__(self, d: int) -> None:
         super().__init__()
+        at_least(1, d=d)
         self.inner = nn.Sequential(nn.ReLU(), nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
         self.outer = nn.Sequential(nn.ReLU(), nn.Linear(d, d))
 
     def forward(self, c: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Mixed features."""
+        fits("c", c, self.outer[1].in_features, self.outer[1].weight)  # type: ignore[arg-type]
         return self.outer(c + self.inner(c))
 
 
@@ -99,6 +101,7 @@ class ItrSA(nn.Module):
 
     def __init__(self, d: int, heads: int, grid: Sequence[int] | None, hidden: int, blocks: int = 1) -> None:
         super().__init__()
+        at_least(1, d=d)
         if blocks < 1 or hidden < 1:
             raise Refused(f"hidden, blocks: at least 1, got {hidden} and {blocks}")
         self.attentions = nn.ModuleList(nn.Sequential(nn.LayerNorm(d), Attention(d, heads, grid)) for _ in range(blocks))
@@ -110,6 +113,8 @@ class ItrSA(nn.Module):
         """Features after `steps` looks around in each block."""
         if steps < 1:
             raise Refused(f"steps: at least 1, got {steps}")
+        norm = self.mlps[0][0]  # type: ignore[index]
+        fits("x", x, norm.normalized_shape[0], norm.weight)
         for look, mlp in zip(self.attentions, self.mlps, strict=True):
             for _ in range(steps):
                 x = x + look(x)
@@ -137,6 +142,7 @@ class SudokuAKOrN(nn.Module):
 
     def __init__(self, c: int, n: int = 4, side: int = 4, heads: int = 4, layers: int = 1, omega: float = 0.5) -> None:
         super().__init__()
+        at_least(1, c=c, n=n, side=side)
         self.c, self.n = c, n
         self.embedding = nn.Embedding(side + 1, c * n)
 
@@ -174,12 +180,15 @@ class SudokuItrSA(nn.Module):
 
     def __init__(self, d: int, hidden: int, side: int = 4, heads: int = 4, blocks: int = 1) -> None:
         super().__init__()
+        at_least(1, d=d, side=side)
         self.embedding = nn.Embedding(side + 1, d)
         self.body = ItrSA(d, heads, (side, side), hidden, blocks)
         self.out = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, side))
 
     def forward(self, puzzle: Int[Tensor, "b s s"], steps: int) -> Float[Tensor, "b s s digits"]:
         """Scores of digits 1 … n."""
+        within("puzzle", puzzle, self.embedding.num_embeddings)
+        some("puzzle", puzzle, 0)
         c = self.embedding(puzzle)
         return self.out(self.body(c.flatten(1, 2), steps)).view(*puzzle.shape, -1)
 
@@ -190,6 +199,7 @@ def fill(puzzle: Int[Tensor, "*b s s"], scores: Float[Tensor, "*b s s digits"]) 
     >>> fill(torch.tensor([[1]]), torch.tensor([[[0.0, 9.0]]]))
     tensor([[1]])
     """
+    some("scores", scores)
     return torch.where(puzzle > 0, puzzle, scores.argmax(-1) + 1)
 
 
@@ -237,12 +247,14 @@ class PatchAKOrN(nn.Module):
         self, c: int, n: int, size: int, patch: int, heads: int, layers: int = 1, channels: int = 1, norm: bool = True
     ) -> None:
         super().__init__()
+        at_least(1, c=c, n=n, patch=patch)
         self.c, self.n, grid = c, n, (size // patch, size // patch)
         self.patches = patches(channels, c * n, size, patch)
         self.body = AKOrN([KuramotoLayer(AttentionJ(c, n, heads, grid), c, n, norm=norm) for _ in range(layers)])
 
     def embed(self, images: Float[Tensor, "b channels s s"]) -> Float[Tensor, "b h w c n"]:
         """c: the embedded patches; images have values in [0, 1]."""
+        _check_images(images, self.patches)
         return self.patches(2 * images - 1).movedim(1, -1).unflatten(-1, (self.c, self.n))
 
     def start(
@@ -268,12 +280,14 @@ class PatchItrSA(nn.Module):
 
     def __init__(self, d: int, hidden: int, size: int, patch: int, heads: int, blocks: int = 1, channels: int = 1) -> None:
         super().__init__()
+        at_least(1, d=d)
         self.patches = patches(channels, d, size, patch)
         self.body = ItrSA(d, heads, (size // patch, size // patch), hidden, blocks)
         self.out = nn.LayerNorm(d)
 
     def forward(self, images: Float[Tensor, "b channels s s"], steps: int) -> Float[Tensor, "b h w d"]:
         """Normalised features."""
+        _check_images(images, self.patches)
         x = self.patches(2 * images - 1).movedim(1, -1)
         return self.out(self.body(x.flatten(1, 2), steps)).view(x.shape)
 
@@ -284,6 +298,13 @@ def patches(channels: int, d: int, size: int, patch: int) -> nn.Conv2d:
     >>> patches(1, 8, size=8, patch=4).stride
     (4, 4)
     """
+    at_least(1, channels=channels, d=d)
     if patch < 1 or size % patch or size < 1:
         raise Refused(f"patch: must divide size={size}, got {patch}")
     return nn.Conv2d(channels, d, patch, patch)
+
+
+def _check_images(images: Tensor, patches: nn.Conv2d) -> None:
+    if images.ndim != 4 or images.shape[1] != patches.in_channels:
+        raise Refused(f"images: must be of shape (b, {patches.in_channels}, s, s), got {tuple(images.shape)}")
+    same_kind("images", images, patches.weight)

@@ -15,6 +15,7 @@ Differs: keys and values of unchanging data are computed once (`look`), not at e
 """
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import MultiHead
-from neuropil.nn.checks import within
+from neuropil.nn.checks import at_least, fits, some, within
 from neuropil.nn.per_unit import PerUnitMLP
 from neuropil.nn.scan import scan
 from neuropil.nn.synchrony import Synchrony, SynchronyState, pairs
@@ -59,12 +60,15 @@ class HeldAttention(MultiHead):
 
     def hold(self, memory: Float[Tensor, "b m e"]) -> Float[Tensor, "b m k"]:
         """Keys and values side by side."""
+        fits("memory", memory, self.key.in_features, self.key.weight)
         return torch.cat([self.key(memory), self.value(memory)], -1)
 
     def project(
         self, x: Float[Tensor, "b n d"], memory: Float[Tensor, "b m e"]
     ) -> tuple[Float[Tensor, "b h n c"], Float[Tensor, "b h m c"], Float[Tensor, "b h m c"]]:
         """Queries of `x`; keys and values as held."""
+        fits("x", x, self.query.in_features, self.query.weight)
+        fits("memory", memory, 2 * self.key.out_features, self.key.weight)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.query(x), *memory.chunk(2, -1)))
         return q, k, v
 
@@ -74,15 +78,18 @@ class _Thinker(nn.Module):
 
     def __init__(self, d_in: int, d_look: int, heads: int, d_query: int) -> None:
         super().__init__()
+        at_least(1, d_in=d_in, d_look=d_look)
         self.tokens = nn.Sequential(nn.Linear(d_in, d_look), nn.LayerNorm(d_look))
         self.ask = nn.Linear(d_query, d_look)
         self.attention = HeldAttention(d_look, heads)
 
     def look(self, data: Float[Tensor, "b k e"]) -> Float[Tensor, "b k d"]:
         """Keys and values of the data's tokens: the cell's input at every tick."""
+        fits("data", data, self.tokens[0].in_features, self.tokens[0].weight)  # type: ignore[arg-type]
         return self.attention.hold(self.tokens(data))
 
     def seen(self, query: Float[Tensor, "b p"], tokens: Float[Tensor, "b k d"]) -> Float[Tensor, "b o"]:
+        fits("tokens", tokens, 2 * self.attention.key.out_features, self.attention.key.weight)
         return self.attention(self.ask(query).unsqueeze(1), tokens).squeeze(1)
 
 
@@ -129,6 +136,7 @@ class ContinuousThoughtMachine(_Thinker):
         shared: bool = False,
         readout: str = "synchrony",
     ) -> None:
+        at_least(1, d_out=d_out, neurons=neurons)
         choose("choice", choice, ("pairs", "grid", "dense"))
         choose("readout", readout, ("synchrony", "activity"))
         if readout == "synchrony":
@@ -146,6 +154,7 @@ class ContinuousThoughtMachine(_Thinker):
 
     def start(self, batch: int) -> ThoughtState:
         """The learned start, seen once by the synchrony that answers."""
+        at_least(0, batch=batch)
         z = self.z0.expand(batch, -1)
         _, out = self.out(z, self.out.start(batch))
         return ThoughtState(self.trace0.unsqueeze(-1).expand(-1, -1, batch), z, self.action.start(batch), out)
@@ -170,6 +179,7 @@ class ThinkingLSTM(_Thinker):
     """
 
     def __init__(self, d_in: int, d_out: int, units: int = 128, d_look: int = 64, heads: int = 4) -> None:
+        at_least(1, units=units, d_out=d_out)
         super().__init__(d_in, d_look, heads, units)
         self.lstm = nn.LSTMCell(d_look, units)
         self.answer = nn.Linear(units, d_out)
@@ -177,6 +187,7 @@ class ThinkingLSTM(_Thinker):
 
     def start(self, batch: int) -> LSTMState:
         """The learned start."""
+        at_least(0, batch=batch)
         return LSTMState(self.h0.expand(batch, -1), self.c0.expand(batch, -1))
 
     def forward(self, tokens: Float[Tensor, "b k d"], state: LSTMState) -> tuple[Float[Tensor, "b y"], LSTMState]:
@@ -224,6 +235,8 @@ def activity(machine: ContinuousThoughtMachine, data: Float[Tensor, "b k e"], ti
     torch.Size([5, 2, 16])
     """
 
+    at_least(1, ticks=ticks)
+
     def cell(tokens: Tensor, state: ThoughtState) -> tuple[Tensor, ThoughtState]:
         state = machine(tokens, state)[1]
         return state.z, state
@@ -238,6 +251,8 @@ def certainty(logits: Float[Tensor, "*b k c"]) -> Float[Tensor, "*b"]:
     >>> certainty(torch.tensor([[[0.0, 0.0]], [[50.0, 0.0]]]))
     tensor([0., 1.])
     """
+    if logits.shape[-1] < 2 or not logits.shape[-2]:
+        raise Refused(f"logits: at least 1 question of at least 2 classes is needed, got shape {tuple(logits.shape)}")
     log_p = logits.log_softmax(-1)
     entropy = -(log_p.exp() * log_p).sum(-1)
     return 1 - entropy.mean(-1) / torch.tensor(float(logits.shape[-1])).log().item()
@@ -256,6 +271,8 @@ def two_tick_loss(logits: Float[Tensor, "t b k c"], target: Int[Tensor, "b k"], 
     if lookahead is not None and lookahead < 1:
         raise Refused(f"lookahead: must be at least 1, got {lookahead}")
     t, b, k, c = logits.shape
+    if 0 in (t, b, k):
+        raise Refused(f"logits: ticks, examples and questions are needed, got shape {tuple(logits.shape)}")
     within("target", target, c)
     targets = target.expand(t, b, k)
     losses = cross_entropy(logits.reshape(-1, c), targets.reshape(-1), reduction="none").view(t, b, k)
@@ -278,6 +295,9 @@ def stop(logits: Float[Tensor, "t b k c"], threshold: float) -> tuple[Float[Tens
     >>> stop(logits, 0.8)[1], stop(logits, 2.0)[1]
     (tensor([1]), tensor([2]))
     """
+    some("logits", logits, 0)
+    if math.isnan(threshold):
+        raise Refused("threshold: must be a number, got nan")
     sure = certainty(logits)
     reached = sure >= threshold
     tick = torch.where(reached.any(0), reached.long().argmax(0), sure.argmax(0))

@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 
 from neuropil.errors import Refused
 from neuropil.nn.attention import attend
+from neuropil.nn.checks import at_least, fits, same_kind
 from neuropil.nn.scan import scan
 
 
@@ -94,12 +95,15 @@ class Omega(nn.Module):
             raise Refused(f"n: rotation in planes needs an even dimension of at least 2, got {n}")
         if not (init >= 0 and math.isfinite(init)):
             raise Refused(f"init: a frequency must be finite and at least 0, got {init}")
+        at_least(1, c=c)
         self.w = nn.Parameter(
             torch.full((1 if shared else c, 1 if shared else n // 2, 2), init / math.sqrt(2)), requires_grad=learn
         )
 
     def forward(self, x: Float[Tensor, "*b c n"]) -> Float[Tensor, "*b c n"]:
         """The velocity of rotation at x, orthogonal to x."""
+        if x.shape[-1] < 2 or x.shape[-1] % 2:
+            raise Refused(f"x: vectors of an even number of numbers are needed, got shape {tuple(x.shape)}")
         a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
         omega = torch.linalg.vector_norm(self.w, dim=-1)
         return torch.stack([omega * b, -omega * a], -1).flatten(-2)
@@ -116,10 +120,14 @@ class ConvJ(nn.Module):
         super().__init__()
         if kernel < 1 or kernel % 2 == 0:
             raise Refused(f"kernel: must be odd and at least 1, got {kernel}")
+        at_least(1, c=c, n=n)
         self.conv = nn.Conv2d(c * n, c * n, kernel, padding=kernel // 2)
 
     def forward(self, x: Float[Tensor, "b h w c n"]) -> Float[Tensor, "b h w c n"]:
         """Zeros lie beyond the border."""
+        if x.shape[-2] * x.shape[-1] != self.conv.in_channels or 0 in x.shape:
+            raise Refused(f"x: (b, h, w, c, n) with c n = {self.conv.in_channels} is needed, none 0, got {tuple(x.shape)}")
+        same_kind("x", x, self.conv.weight)
         return self.conv(x.flatten(-2).movedim(-1, 1)).movedim(1, -1).unflatten(-1, x.shape[-2:])
 
 
@@ -141,6 +149,7 @@ class Attention(nn.Module):
 
     def __init__(self, d: int, heads: int, grid: Sequence[int] | None = None) -> None:
         super().__init__()
+        at_least(1, d=d)
         if heads < 1 or d % (2 * heads):
             raise Refused(f"heads: d / heads must be even, got d={d} and {heads} heads")
         self.heads, self.places = heads, None if grid is None else math.prod(grid)
@@ -153,6 +162,7 @@ class Attention(nn.Module):
         """Every place looks at all places. `Refused` if their number is not the grid's."""
         if self.places is not None and x.shape[1] != self.places:
             raise Refused(f"x: this attention knows {self.places} places, got {x.shape[1]}")
+        fits("x", x, self.qkv.in_features, self.qkv.weight)
         qkv = self.qkv(x)
         if self.places is not None:
             qkv = apply(self.M[:3].transpose(0, 1).flatten(1, 2), qkv, self.heads)
@@ -187,6 +197,8 @@ def apply(M: Float[Tensor, "p pairs 2 2"], x: Float[Tensor, "*b p d"], heads: in
     >>> apply(rotations((2,), 1), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     tensor([[1.0000, 0.0000], [0.5403, 0.8415]])
     """
+    if heads < 1 or x.ndim < 2 or x.shape[-2:] != (len(M), 2 * heads * M.shape[1]):
+        raise Refused(f"x, heads: (…, {len(M)}, {M.shape[1]} · 2 · heads) as M is needed, got {tuple(x.shape)} and {heads} heads")
     same, other = (m.diagonal(0, -2, -1).flatten(1).repeat_interleave(heads, 1) for m in (M, M.flip(-1)))
     swapped = x.unflatten(-1, (-1, 2, heads)).roll(1, -2).flatten(-3)  # roll by 1 of 2: quicker than flip
     return same * x + other * swapped  # (M₀₀ a, M₁₁ b) + (M₀₁ b, M₁₀ a)
@@ -201,10 +213,13 @@ class AttentionJ(nn.Module):
 
     def __init__(self, c: int, n: int, heads: int, grid: Sequence[int] | None = None) -> None:
         super().__init__()
+        at_least(1, c=c, n=n)
         self.attention = Attention(c * n, heads, grid)
 
     def forward(self, x: Float[Tensor, "b *places c n"]) -> Float[Tensor, "b *places c n"]:
         """Every place looks at all places."""
+        if x.shape[-2] * x.shape[-1] != self.attention.qkv.in_features:
+            raise Refused(f"x: must end in (c, n) with c n = {self.attention.qkv.in_features}, got {tuple(x.shape)}")
         return self.attention(x.flatten(-2).flatten(1, -2)).view(x.shape)
 
 
@@ -271,6 +286,8 @@ class KuramotoLayer(nn.Module):
                 raise Refused(f"{name}: must end in (c, n) = ({self.c}, {self.n}), got {tuple(of.shape)}")
         if x.shape != c.shape:
             raise Refused(f"x, c: must have the same shape, got {tuple(x.shape)} and {tuple(c.shape)}")
+        same_kind("c", c, x if self.norm is None else self.norm.weight)
+        same_kind("x", x, c)
         if self.norm is not None:
             c = self.norm(c.flatten(-2).movedim(-1, 1)).movedim(1, -1).unflatten(-1, (self.c, self.n))
         return normalise(x), c
@@ -293,8 +310,12 @@ class Readout(nn.Module):
 
     def __init__(self, c: int, n: int, d_out: int, m: int | None = None) -> None:
         super().__init__()
+        at_least(1, c=c, n=n, d_out=d_out, m=m or n)
         self.U, self.b = nn.Linear(c * n, d_out * (m or n)), nn.Parameter(torch.zeros(d_out))
 
     def forward(self, x: Float[Tensor, "*b c n"]) -> Float[Tensor, "*b d_out"]:
         """Lengths plus b."""
+        if x.shape[-2] * x.shape[-1] != self.U.in_features:
+            raise Refused(f"x: must end in (c, n) with c n = {self.U.in_features}, got {tuple(x.shape)}")
+        same_kind("x", x, self.U.weight)
         return torch.linalg.vector_norm(self.U(x.flatten(-2)).unflatten(-1, (len(self.b), -1)), dim=-1) + self.b

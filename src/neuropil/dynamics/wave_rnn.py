@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least, fits, same_kind, some
 from neuropil.nn.scan import scan
 
 PHI: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "identity": lambda x: x}
@@ -77,12 +78,16 @@ class WaveCell(nn.Module):
         """One step. `Refused` if the state is not of this cell's shape."""
         if h.shape[-2:] != (self.rings, self.units):
             raise Refused(f"state: must end in (rings, units) = ({self.rings}, {self.units}), got {tuple(h.shape)}")
+        fits("x", x, self.V.in_features, self.V.weight)
         drive = self.V(x).unflatten(-1, (self.rings, self.units)) + self.b[:, None]
         h = PHI[self.phi](drive + self.convolve(h))
         return h.flatten(-2), h
 
     def convolve(self, h: Float[Tensor, "*b c n"]) -> Float[Tensor, "*b c n"]:
         """w ⋆ h as one matrix product over the three neighbours of every unit."""
+        if h.ndim < 2 or h.shape[-2] != self.rings:
+            raise Refused(f"h: must end in (rings, units) with {self.rings} rings, got {tuple(h.shape)}")
+        same_kind("h", h, self.w)
         neighbours = torch.cat([h.roll(1, -1), h, h.roll(-1, -1)], -2)
         return self.w.transpose(1, 2).flatten(1) @ neighbours
 
@@ -104,6 +109,7 @@ class IdentityCell(nn.Module):
 
     def __init__(self, d: int, units: int, phi: str = "relu") -> None:
         super().__init__()
+        at_least(1, d=d, units=units)
         self.V, self.U, self.phi = nn.Linear(d, units), nn.Linear(units, units), choose("phi", phi, PHI)
         nn.init.normal_(self.V.weight, std=0.001)
         nn.init.eye_(self.U.weight)
@@ -115,6 +121,8 @@ class IdentityCell(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b d"], h: Float[Tensor, "*b n"]) -> tuple[Float[Tensor, "*b n"], Float[Tensor, "*b n"]]:
         """One step."""
+        fits("x", x, self.V.in_features, self.V.weight)
+        fits("h", h, self.U.in_features, self.U.weight)
         h = PHI[self.phi](self.V(x) + self.U(h))
         return h, h
 
@@ -128,10 +136,12 @@ class Reader(nn.Module):
 
     def __init__(self, cell: nn.Module, width: int, d_out: int, last: bool = False, compiled: int | None = None) -> None:
         super().__init__()
+        at_least(1, width=width, d_out=d_out)
         self.cell, self.read, self.last, self.compiled = cell, nn.Linear(width, d_out), last, compiled
 
     def forward(self, x: Float[Tensor, "t b d"]) -> Float[Tensor, "*t b d_out"]:
         """Read-outs, time first."""
+        some("x", x, 0)
         y, _ = scan(self.cell, x, self.cell.start(x.shape[1]), compiled=self.compiled)  # type: ignore[operator]
         return self.read(y[-1] if self.last else y)
 
@@ -146,6 +156,8 @@ def wave_speed(h: Float[Tensor, "t n"]) -> float:
     >>> round(wave_speed(pulse), 2)
     1.0
     """
+    some("h", h, 0)
+    some("h", h)
     t, n = h.shape
     power = torch.fft.fft2(h - h.mean()).abs().square()
     omega, k = torch.meshgrid(torch.fft.fftfreq(t), torch.fft.fftfreq(n), indexing="ij")

@@ -67,6 +67,7 @@ class ChargedField(nn.Module):
     def forward(self, p: Float[Tensor, "*b d"], u: Float[Tensor, "*b d"], context: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         """The force on bodies of kind `context` at `p` that move with `u`."""
         fits("p", p, self.net[-1].out_features, self.kind.weight)  # type: ignore[arg-type]
+        same_kind("u", u, p)
         within("context", context, self.kind.num_embeddings)
         return self.net(torch.cat([p, u, self.kind(context)], -1))
 
@@ -275,6 +276,7 @@ def explained_force(found: Float[Tensor, "k d"], true: Float[Tensor, "k d"]) -> 
     """
     if len(found) < 2:
         raise Refused(f"found: at least two forces are needed, got {len(found)}")
+    some("found", found)
     numbers("found", found)
     numbers("true", true)
     found, true = found.double(), true.double()

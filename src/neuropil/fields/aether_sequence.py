@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import fits, some
+from neuropil.nn.checks import fits, same_kind, some
 from neuropil.nn.choice import gumbel_simplex
 from neuropil.nn.local_frames import localize, others
 from neuropil.nn.mlp import MLP
@@ -70,6 +70,8 @@ class SequenceAether(nn.Module):
             raise Refused(
                 f"node, edge: (b, t, n, …) and (b, t, n, n − 1, …) are needed, got {tuple(node.shape)} and {tuple(edge.shape)}"
             )
+        fits("edge", edge, self.message[0].in_features, self.own.weight)  # type: ignore[arg-type]
+        fits("node", node, self.own.in_features, self.own.weight)
         m = nn.functional.elu(self.embed(edge))
         x = self.mix(m.mean(-2) + self.embed_node(node))
         to = others(x.shape[-2], x.device)
@@ -88,6 +90,7 @@ class SequenceAether(nn.Module):
 
     def step(self, p: Tensor, u: Tensor, seen: tuple[Tensor, Tensor, Tensor], kind: Tensor) -> tuple[Tensor, Tensor]:
         """One step, given what each body sees and the (soft) kind of each pair."""
+        same_kind("kind", kind, p)
         node, edge, R = seen
         messages = self.message(edge).unflatten(-1, (self.kinds, -1))
         mean = (kind[..., None] * messages).sum(-2).mean(-2)

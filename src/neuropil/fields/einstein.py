@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from neuropil.data.spacetimes import minkowski
 from neuropil.errors import Refused, choose
 from neuropil.fields.siren import Sine, Siren
+from neuropil.nn.checks import at_least, same_kind, some
 from neuropil.numerics.curvature import Geometry, Metric, jet
 from neuropil.training.fit import History, Report, cosine, fit, minibatches
 from neuropil.training.soap import SOAP
@@ -128,6 +129,8 @@ class EinsteinField(nn.Module):
         A tangent goes through a layer as  z = W a + b,  a_i = φ' z_i,  a_ij = φ'' z_i z_j + φ' z_ij. Channels:
         1, 1 + n or 1 + n + n(n+1)/2 for orders 0, 1 and 2; memory and time are those of that many plain evaluations.
         """
+        if order > 1:
+            same_kind("x", x, self.centre)
         n = len(self.reads)
         i, j = pairs(n)
         a = [self._normal(x)[None]]  # values, first and second derivatives: up to three batches of tangents
@@ -170,6 +173,7 @@ def pairs(n: int) -> tuple[list[int], list[int]]:
     >>> pairs(2)
     ([0, 0, 1], [0, 1, 1])
     """
+    at_least(0, n=n)
     i, j = torch.triu_indices(n, n).tolist()
     return i, j
 
@@ -218,6 +222,8 @@ def sobolev_loss(
     predicted: Float[Tensor, "c b 10"], target: Float[Tensor, "c b 10"], scale: Float[Tensor, "c 10"], n: int
 ) -> Float[Tensor, ""]:
     """``Σ_orders ⟨((∂D − ∂D*)/σ)²⟩``: each order's mean over its channels, components and points; n coordinates are read."""
+    some("predicted", predicted, 0)
+    some("predicted", predicted, 1)
     squares = ((predicted - target) / scale[:, None]).square().mean((1, 2))
     return torch.stack([part.mean() for part in (squares[:1], squares[1 : 1 + n], squares[1 + n :]) if len(part)]).sum()
 
@@ -249,6 +255,9 @@ def fit_metric(
     """
     if order not in (0, 1, 2):
         raise Refused(f"order: must be 0 (metric), 1 (+ Jacobian) or 2 (+ Hessian), got {order}")
+    some("points", points, 0)
+    if order > 1:
+        same_kind("points", points, field.centre)
     truth = targets(metric, field, points, order)
     field.standardise(points, truth[0])
     scale, n = torch.stack([_spread(channel) for channel in truth]), len(field.reads)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import numbers
 
 
 def interlevel(
@@ -30,6 +31,8 @@ def interlevel(
     >>> interlevel(torch.tensor([0.8]), ends, torch.tensor([0.3, 0.5]), two) < 1e-12  # 0.3 + 0.5 covers 0.8
     tensor(True)
     """
+    numbers("borders", borders)
+    numbers("proposal_borders", proposal_borders)
     w, t, edges = weights.detach(), borders.detach().contiguous(), proposal_borders.detach().contiguous()
     total = torch.cat([torch.zeros_like(proposal_weights[..., :1]), torch.cumsum(proposal_weights, -1)], -1)
     last = proposal_weights.shape[-1] - 1

@@ -20,6 +20,7 @@ from neuropil.fields.encodings import Fourier
 from neuropil.fields.radiance import RadianceModel, Rendered
 from neuropil.fields.rendering import accumulation, composite, median_depth, weights
 from neuropil.fields.sampling import Samples, resample, spaced
+from neuropil.nn.checks import fits
 
 
 class NeRFField(nn.Module):
@@ -49,12 +50,15 @@ class NeRFField(nn.Module):
 
     def density(self, x: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b"]:
         """σ at x alone."""
+        fits("x", x, 3, self.sigma.weight)
         return softplus(self.sigma(self._trunk(x))[..., 0])
 
     def forward(
         self, x: Float[Tensor, "*b 3"], direction: Float[Tensor, "*b 3"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b 3"]]:
         """σ ≥ 0 and colour in [0, 1] at points x in [−1, 1]³ seen along unit directions."""
+        fits("x", x, 3, self.sigma.weight)
+        fits("direction", direction, 3, self.sigma.weight)
         h = self._trunk(x)
         colour = self.colour(torch.cat([self.features(h), self.direction(direction)], -1)).sigmoid()
         return softplus(self.sigma(h)[..., 0]), colour

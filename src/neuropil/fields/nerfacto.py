@@ -37,6 +37,7 @@ from neuropil.fields.poses import PoseCorrection
 from neuropil.fields.radiance import RadianceModel, Rendered
 from neuropil.fields.rendering import accumulation, composite, contract, median_depth, weights
 from neuropil.fields.sampling import Samples, clip_to_box, propose
+from neuropil.nn.checks import at_least
 from neuropil.nn.mlp import MLP
 
 FAR = 1000.0  # in units of the scene's radius; infinity for a float32
@@ -75,6 +76,8 @@ class HashDensity(nn.Module):
         first: float = 0.01,
     ) -> None:
         super().__init__()
+        at_least(1, width=width)
+        at_least(0, extra=extra)
         self.first = first
         self.encoding = HashGrid(3, levels, features, table, coarsest, finest)
         self.mlp, self.extra = MLP([self.encoding.width, width, 1 + extra], "relu"), extra
@@ -156,6 +159,8 @@ class Nerfacto(RadianceModel):
         super().__init__()
         if pictures < 1 or samples < 1 or code < 0:
             raise Refused(f"pictures, samples, code: at least 1, 1 and 0, got {pictures}, {samples} and {code}")
+        at_least(1, width=width, proposal_width=proposal_width)
+        at_least(0, geometry=geometry)
         if not radius > 0:
             raise Refused(f"radius: must be positive, got {radius}")
         if len(proposal_samples) != len(proposal_finest):

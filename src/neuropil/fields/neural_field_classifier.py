@@ -29,6 +29,8 @@ EPSILON = 1e-5
 
 def places(like: Tensor) -> Float[Tensor, "8"]:
     """2^7 … 2^0 over 255: what each bit is worth in a colour in [0, 1], highest first."""
+    if like.is_complex() or like.dtype == torch.bool:
+        raise Refused(f"like: real numbers are needed, got {like.dtype}")
     return 2.0 ** torch.arange(BITS - 1, -1, -1, device=like.device, dtype=like.dtype) / 255
 
 

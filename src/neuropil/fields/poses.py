@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neuropil.data.cameras import Rays
 from neuropil.errors import Refused
-from neuropil.nn.checks import finite
+from neuropil.nn.checks import finite, same_kind
 
 
 def so3_exp(omega: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
@@ -23,6 +23,8 @@ def so3_exp(omega: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
     >>> so3_exp(torch.tensor([0.0, 0.0, torch.pi / 2])).round(decimals=4) @ torch.tensor([1.0, 0.0, 0.0])
     tensor([0., 1., 0.])
     """
+    if omega.dtype == torch.float16:  # holds no θ² below 6e-8: 0/0
+        raise Refused("omega: float32, float64 or bfloat16 is needed, got torch.float16")
     x, y, z = omega.unbind(-1)
     o = torch.zeros_like(x)
     cross = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
@@ -74,6 +76,7 @@ def align(source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"]) -> tuple[f
     """
     if len(source) != len(target) or len(source) < 3:
         raise Refused(f"source, target: as many points, at least 3, are needed, got {len(source)} and {len(target)}")
+    same_kind("target", target, source)
     finite("source", source)
     finite("target", target)
     a, b = source.mean(0), target.mean(0)

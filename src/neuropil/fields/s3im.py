@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import some
 
 C1, C2 = 0.01**2, 0.03**2
 
@@ -50,6 +51,7 @@ def strided_ssim(
     """
     if x.shape != y.shape or min(x.shape[-2:]) < 1:
         raise Refused(f"x, y: pictures of one shape are needed, got {tuple(x.shape)} and {tuple(y.shape)}")
+    _one_precision("y", y, x)
     if min(*kernel, *stride) < 1 or any(side + 2 * ((k - 1) // 2) < k for side, k in zip(x.shape[-2:], kernel, strict=True)):
         raise Refused(f"kernel, stride: windows must fit into {tuple(x.shape[-2:])}, got {kernel} and {stride}")
     with torch.autocast(x.device.type, enabled=False):
@@ -101,6 +103,9 @@ def s3im(
     if predicted.shape != target.shape or order.shape[1] != b:
         shapes = f"{tuple(predicted.shape)}, {tuple(target.shape)} and {tuple(order.shape)}"
         raise Refused(f"predicted, target, order: (b, c), (b, c) and (m, b) are needed, got {shapes}")
+    _one_precision("target", target, predicted)
+    some("predicted", predicted)
+    some("order", order, 0)
     if h * w != b:
         raise Refused(f"patch: height times width must be the batch of {b} rays, got {h} x {w}")
 
@@ -109,6 +114,11 @@ def s3im(
         return rays.T[:, order.to(rays.device)].reshape(-1, h, m * w)
 
     return strided_ssim(pictures(predicted), pictures(target), (kernel, kernel), (stride, stride)).mean()
+
+
+def _one_precision(name: str, x: Tensor, like: Tensor) -> None:
+    if (x.dtype == torch.float64) != (like.dtype == torch.float64):
+        raise Refused(f"{name}: must be {like.dtype} as what it meets, got {x.dtype}; bring both to one with .to()")
 
 
 class S3IM(nn.Module):

@@ -28,6 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from neuropil.errors import Refused
 from neuropil.interaction.finalmlp import Widths, stream, xavier
 from neuropil.nn.bilinear import pair_products, pair_sum
+from neuropil.nn.checks import at_least
 from neuropil.nn.field_embedding import FieldEmbedding
 from neuropil.numerics.detection import auroc
 from neuropil.training.fit import fit, minibatches
@@ -116,6 +117,7 @@ class DCNv2(nn.Module):
 
     def __init__(self, sizes: Widths, dim: int = 16, hidden: Widths = (64, 64), layers: int = 2, rank: int = 16) -> None:
         super().__init__()
+        at_least(1, rank=rank)
         n = len(sizes) * dim
         self.embed, self.deep = FieldEmbedding(sizes, dim), stream([n, *hidden])
         self.cross = nn.ModuleList(
@@ -202,6 +204,8 @@ def score(model: nn.Module, ids: Int[Tensor, "n f"], labels: Float[Tensor, " n"]
     >>> score(LogisticRegression([3]), torch.tensor([[1], [2]]), torch.tensor([0.0, 1.0])).loss < 0.7
     True
     """
+    if not bool((labels == 1).any() & (labels == 0).any()):
+        raise Refused("labels: both 0 and 1 are needed")
     was_training = model.training
     logits = torch.cat([model.eval()(rows) for rows in ids.split(2**14)])
     model.train(was_training)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import attend, masked_softmax
-from neuropil.nn.checks import fits
+from neuropil.nn.checks import fits, numbers, same_kind
 from neuropil.nn.sites import Site
 from neuropil.nn.transformer import Block, rotate
 
@@ -63,6 +63,8 @@ class SymbolicAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """The symbol of each object. `x` must be features, not relations: give it the embedded input."""
+        fits("x", x, self.query.in_features, self.query.weight)
+        numbers("x", x)
         q, f, z = (split(y, self.heads) for y in (self.query(x), self.templates, self.library))
         return attend(q, f.expand(len(x), -1, -1, -1), z.expand(len(x), -1, -1, -1)).transpose(1, 2).flatten(2)
 
@@ -81,6 +83,7 @@ class PositionalSymbols(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """The symbols of the first n places, the same in the whole batch."""
+        fits("x", x, self.table.shape[1])
         if x.shape[1] > len(self.table):
             raise Refused(f"x: at most context = {len(self.table)} positions, got {x.shape[1]}")
         return self.table[: x.shape[1]].expand(len(x), -1, -1)
@@ -100,6 +103,7 @@ class RelativeSymbols(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "offsets d"]:
         """The table itself, row j − i + reach for j seen from i, whatever `x` is."""
+        fits("x", x, self.table.shape[1])
         return self.table
 
 
@@ -109,6 +113,8 @@ def split(x: Float[Tensor, "*b n w"], heads: int) -> Float[Tensor, "*b {heads} n
     >>> split(torch.randn(3, 4, 6), 2).shape
     torch.Size([3, 2, 4, 3])
     """
+    if heads < 1 or x.shape[-1] % heads:
+        raise Refused(f"heads: must be a positive divisor of {x.shape[-1]} features, got {heads}")
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 
@@ -134,6 +140,7 @@ class Heads(nn.Module):
 
     def match(self, x: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b h n c"], Float[Tensor, "b h n c"]]:
         """Queries and keys, with positions if there are any."""
+        fits("x", x, self.query.in_features, self.query.weight)
         q, k = split(self.query(x), self.heads), split(self.key(x), self.heads)
         return (rotate(q), rotate(k)) if self.rotary else (q, k)
 
@@ -147,6 +154,8 @@ class Heads(nn.Module):
         """Σ_j a_ij v_j."""
         if self.pattern.watched:
             return self.attention(x, mask) @ values
+        numbers("x", x)
+        same_kind("values", values, self.query.weight)
         return attend(*self.match(x), values, mask=None if mask is None else mask.unsqueeze(1))
 
     def merge(self, z: Float[Tensor, "b h n c"]) -> Float[Tensor, "b n w"]:
@@ -182,6 +191,10 @@ class SymbolicHeads(Heads):
 
     def carry(self, a: Float[Tensor, "b h n n"], symbols: Symbols) -> Float[Tensor, "b h n c"]:
         """Σ_j a_ij W_s s_j, or s_ij; there, a is first summed over the j of each offset, so that no n × n × d is formed."""
+        if symbols.ndim == 3 and (symbols.shape[0], symbols.shape[1]) != (a.shape[0], a.shape[-1]):
+            raise Refused(f"symbols: must be those of {a.shape[0]} × {a.shape[-1]} objects, as a, got {tuple(symbols.shape)}")
+        fits("symbols", symbols, self.value.in_features, self.value.weight)
+        same_kind("a", a, self.value.weight)
         values = split(self.value(symbols), self.heads)
         if symbols.ndim == 3:
             return a @ values
@@ -195,6 +208,7 @@ class SymbolicHeads(Heads):
     ) -> Float[Tensor, "b n w"]:
         """`symbols` (b, n, d), or (2 reach + 1, d), one for each offset; `mask` is True where i may look at j."""
         check_symbols(x, symbols)
+        same_kind("symbols", symbols, self.value.weight)
         if symbols.ndim == 3:
             return self.merge(self.mix(x, split(self.value(symbols), self.heads), mask))
         return self.merge(self.carry(self.attention(x, mask), symbols))
@@ -337,6 +351,8 @@ class DualBlock(Block):
         symbols: Symbols | None = None,
     ) -> Float[Tensor, "b n d"]:
         """`mask` is True where i may look at j."""
+        if isinstance(self.attention_norm, nn.LayerNorm):
+            fits("x", x, self.attention_norm.normalized_shape[0], self.attention_norm.weight)
         x = self.middle(x + self.attention(self.attention_norm(x), mask=mask, symbols=symbols))
         return x if self.mlp is None else x + self.mlp(self.mlp_norm(x))
 

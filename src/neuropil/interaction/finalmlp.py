@@ -87,6 +87,8 @@ class FeatureGating(nn.Module):
 
     def gates(self, ids: Int[Tensor, "*b f"]) -> Float[Tensor, "*_b fd"]:
         """2 σ(MLP(c)), between 0 and 2: for each row, or one (F·D,) for all where c is learned."""
+        if self.context and ids.shape[-1] <= max(self.context):
+            raise Refused(f"ids: the fields of the context, {self.context}, are needed, got {ids.shape[-1]} fields")
         if not self.context:
             return 2 * self.mlp(self.learned).sigmoid()
         chosen = ids[..., self.context]

@@ -20,6 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from neuropil.errors import Refused, choose
 from neuropil.interaction.hypergraph import Hypergraph
+from neuropil.nn.checks import at_least, fits, same_kind, some, within
 from neuropil.nn.mlp import MLP
 from neuropil.nn.segments import segment_reduce
 
@@ -58,6 +59,7 @@ def negatives(h: Hypergraph, kind: str, count: int, generator: torch.Generator |
             [0, 2, 3]])
     """
     choose("kind", kind, KINDS)
+    at_least(0, count=count)
     if not h.edges or int(h.sizes.max()) < 2:
         raise Refused("h: needs a hyperedge of at least 2 members to draw negatives like it")
     draw = _Draw(h, generator)
@@ -165,6 +167,9 @@ class SetScorer(nn.Module):
 
     def forward(self, x: Float[Tensor, "n d"], h: Hypergraph) -> Float[Tensor, "m"]:
         """A logit for each hyperedge."""
+        if len(x) != h.nodes:
+            raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
+        fits("x", x, self.mlp[0].in_features // 2, self.mlp[0].weight)  # type: ignore[operator, arg-type]
         member = x[h.node]
         mean, most, least = (segment_reduce(member, h.edge, h.edges, how) for how in ("mean", "max", "min"))
         return self.mlp(torch.cat([mean, most - least], -1)).squeeze(-1)
@@ -225,6 +230,8 @@ def info_nce(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], temperature: floa
     """
     if not temperature > 0:
         raise Refused(f"temperature: must be positive, got {temperature}")
+    some("a", a, 0)
+    same_kind("b", b, a)
     score = normalize(a, dim=-1) @ normalize(b, dim=-1).T / temperature
     own = torch.arange(len(a), device=a.device)
     return (cross_entropy(score, own) + cross_entropy(score.T, own)) / 2
@@ -238,6 +245,9 @@ def membership_loss(
     >>> membership_loss(torch.zeros(3, 2), torch.zeros(1, 2), Hypergraph.from_lists([[0, 1]], nodes=3))
     tensor(1.3863)
     """
+    if len(x) != h.nodes or len(z) != h.edges:
+        raise Refused(f"x, z: {h.nodes} nodes and {h.edges} edges are needed, got {len(x)} and {len(z)} rows")
+    same_kind("z", z, x)
     other = torch.randint(h.edges, (len(h.edge),), generator=generator).to(h.edge.device)
     true, false = h.links.dot(z, x), (x[h.node] * z[other]).sum(-1)
     one, zero = torch.ones_like(true), torch.zeros_like(false)
@@ -267,4 +277,8 @@ def fill_loss(
     >>> fill_loss(torch.zeros(4, 2), torch.zeros(1, 2), torch.tensor([0]), torch.tensor([3])).exp()
     tensor(4.)
     """
+    some("edges", edges, 0)
+    within("edges", edges, len(z))
+    within("hidden", hidden, len(x))
+    same_kind("z", z, x)
     return cross_entropy(z[edges] @ x.T, hidden)

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import within
 from neuropil.nn.segments import Links, segment_reduce
 
 BLOCK = 1 << 22  # numbers of a block of distances
@@ -290,5 +291,6 @@ def merged(u: Int[Tensor, "q"], v: Int[Tensor, "q"], weight: Float[Tensor, "q"],
     >>> merged(torch.tensor([1, 0, 1]), torch.tensor([0, 1, 0]), torch.ones(3), 2)
     Pairs(u=tensor([0, 1]), v=tensor([1, 0]), weight=tensor([1., 2.]))
     """
+    within("v", v, n)
     key, place = torch.unique(u * n + v, return_inverse=True)
     return Pairs(key // n, key % n, segment_reduce(weight, place, len(key)))

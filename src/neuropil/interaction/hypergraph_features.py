@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from neuropil.errors import Refused
 from neuropil.interaction.hypergraph import Hypergraph
 from neuropil.interaction.message_passing import coefficients, smooth
+from neuropil.nn.checks import at_least, numbers
 from neuropil.nn.segments import segment_reduce
 
 BLOCK = 256  # starts of the walk that are followed at once
@@ -110,6 +111,10 @@ def order_in_edge(h: Hypergraph, centrality: Float[Tensor, "n"] | None = None) -
     >>> order_in_edge(Hypergraph.from_lists([[0, 1, 2]]), torch.tensor([3.0, 1.0, 3.0]))
     tensor([1.0000, 0.3333, 1.0000])
     """
+    if centrality is not None:
+        if len(centrality) != h.nodes:
+            raise Refused(f"centrality: the hypergraph has {h.nodes} nodes, got {len(centrality)} numbers")
+        numbers("centrality", centrality)
     c = (h.degrees if centrality is None else centrality)[h.node]
     order = c.argsort(stable=True)
     order = order[h.edge[order].argsort(stable=True)]  # by edge, then centrality
@@ -128,6 +133,7 @@ def identities(h: Hypergraph, d: int) -> nn.Embedding:
     >>> identities(Hypergraph.from_lists([[0, 1]]), 4)(torch.arange(2)).shape
     torch.Size([2, 4])
     """
+    at_least(1, d=d)
     return nn.Embedding(h.nodes, d)
 
 
@@ -138,4 +144,6 @@ def edge_features(x: Float[Tensor, "n d"], h: Hypergraph) -> Float[Tensor, "m d"
     tensor([[2.],
             [3.]])
     """
+    if len(x) != h.nodes:
+        raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
     return h.links.sum(x, *coefficients(h, "mean")[0])

@@ -29,6 +29,7 @@ from neuropil.errors import Refused, choose
 from neuropil.interaction.hypergraph import Hypergraph, Pairs
 from neuropil.interaction.hypergraph_features import order_in_edge
 from neuropil.interaction.message_passing import TwoStage, Weights, coefficients, gcn_links, kept
+from neuropil.nn.checks import at_least, fits
 from neuropil.nn.mlp import MLP
 from neuropil.nn.segments import segment_reduce
 
@@ -40,6 +41,7 @@ class Linear(nn.Module):
 
     def __init__(self, d: int, out: int, bias: str) -> None:
         super().__init__()
+        at_least(1, d=d, out=out)
         self.bias_at = choose("bias", bias, BIAS)
         self.weight = nn.Parameter(torch.empty(out, d))
         self.bias = None if bias == "none" else nn.Parameter(torch.zeros(out))
@@ -47,6 +49,7 @@ class Linear(nn.Module):
 
     def before(self, x: Tensor) -> Tensor:
         """``x Θ``, with the bias if it comes before."""
+        fits("x", x, self.weight.shape[1], self.weight)
         return nn.functional.linear(x, self.weight, self.bias if self.bias_at == "before" else None)
 
     def after(self, x: Tensor) -> Tensor:
@@ -153,6 +156,8 @@ class HyperGCN(nn.Module):
         direction: Float[Tensor, "o"] | None = None,
     ) -> Float[Tensor, "n o"]:
         """The new nodes. `direction`, if given, picks the extremes by one projection of the transformed features."""
+        if len(x) != h.nodes:
+            raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
         t = self.theta.before(x)
         graph = h.mediators(t, direction, self.mediate) if graph is None else graph
         links, weights = gcn_links(graph, h.nodes)
@@ -170,10 +175,12 @@ class HNHN(TwoStage):
 
     def __init__(self, d: int, out: int, hidden: int | None = None, alpha: float = 0.0, beta: float = 0.0) -> None:
         super().__init__()
+        at_least(1, d=d, out=out, hidden=hidden or out)
         self.alpha, self.beta = alpha, beta
         self.theta_ve, self.theta_ev = nn.Linear(d, hidden or out), nn.Linear(hidden or out, out)
 
     def transform(self, x: Tensor) -> Tensor:
+        fits("x", x, self.theta_ve.in_features, self.theta_ve.weight)
         return self.theta_ve(x)
 
     def weights(self, h: Hypergraph) -> tuple[Weights, Weights]:
@@ -198,6 +205,7 @@ class _Attention(TwoStage):
 
     def __init__(self, d: int, out: int, heads: int = 1, slope: float = 0.2, clamp: tuple[float, float] | None = None) -> None:
         super().__init__()
+        at_least(1, d=d, out=out)
         if heads < 1 or out % heads:
             raise Refused(f"heads: must be a positive divisor of out={out}, got {heads}")
         self.heads, self.slope, self.clamp = heads, slope, clamp
@@ -207,6 +215,7 @@ class _Attention(TwoStage):
             nn.init.xavier_uniform_(a)
 
     def transform(self, x: Tensor) -> Tensor:
+        fits("x", x, self.theta.in_features, self.theta.weight)
         return self.theta(x)
 
     def attention(self, t: Tensor, z: Tensor, h: Hypergraph) -> Tensor:
@@ -289,6 +298,7 @@ class SetPool(nn.Module):
 
     def __init__(self, d: int, out: int, heads: int) -> None:
         super().__init__()
+        at_least(1, d=d, out=out)
         if heads < 1 or out % heads:
             raise Refused(f"heads: must be a positive divisor of out={out}, got {heads}")
         self.key, self.value = nn.Linear(d, out), nn.Linear(d, out)
@@ -316,6 +326,10 @@ class AllSetTransformer(TwoStage):
     def __init__(self, d: int, out: int, heads: int = 1) -> None:
         super().__init__()
         self.pool_ve, self.pool_ev = SetPool(d, out, heads), SetPool(out, out, heads)
+
+    def transform(self, x: Tensor) -> Tensor:
+        fits("x", x, self.pool_ve.key.in_features, self.pool_ve.key.weight)
+        return x
 
     def f_VE(self, t: Tensor, h: Hypergraph) -> Tensor:
         return self.pool_ve(t, h, back=False)
@@ -357,6 +371,8 @@ class EDHNN(TwoStage):
 
     def forward(self, x: Float[Tensor, "n d"], h: Hypergraph, x0: Float[Tensor, "n d0"] | None = None) -> Float[Tensor, "n o"]:
         """The new nodes."""
+        if len(x) != h.nodes:
+            raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
         return self.f_EV(x, self.f_VE(x, h), h, x0) if x0 is not None else self.states(x, h)[0]
 
 
@@ -365,6 +381,7 @@ class MAB(nn.Module):
 
     def __init__(self, d_query: int, d_key: int, out: int, heads: int) -> None:
         super().__init__()
+        at_least(1, d_query=d_query, d_key=d_key, out=out)
         if heads < 1 or out % heads:
             raise Refused(f"heads: must be a positive divisor of out={out}, got {heads}")
         self.heads, self.scale = heads, out**-0.5
@@ -396,6 +413,7 @@ class WithinAttention(nn.Module):
 
     def __init__(self, d: int, out: int, heads: int, inducing: int) -> None:
         super().__init__()
+        at_least(1, d=d, out=out, inducing=inducing)
         self.inducing = nn.Parameter(torch.empty(1, inducing, out))
         nn.init.xavier_uniform_(self.inducing)
         self.gather, self.spread = MAB(out, d, out, heads), MAB(d, out, out, heads)
@@ -418,9 +436,14 @@ class WHATsNet(TwoStage):
 
     def __init__(self, d: int, out: int, heads: int = 1, inducing: int = 4) -> None:
         super().__init__()
+        at_least(1, d=d, out=out)
         self.order_ve, self.order_ev = nn.Linear(1, d), nn.Linear(1, out)
         self.within_e, self.within_v = WithinAttention(d, out, heads, inducing), WithinAttention(out, out, heads, inducing)
         self.tell_e, self.tell_v = MAB(out, out, out, heads), MAB(d, out, out, heads)
+
+    def transform(self, x: Tensor) -> Tensor:
+        fits("x", x, self.order_ve.out_features, self.order_ve.weight)
+        return x
 
     def f_VE(self, t: Tensor, h: Hypergraph) -> Tensor:
         order = order_in_edge(h).to(t.dtype)[:, None]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from neuropil.errors import Refused, choose
-from neuropil.nn.checks import within
+from neuropil.nn.checks import numbers, within
 
 CELLS = 2**16  # most cells of one subset: far more than samples would fill
 BLOCK = 2**23  # numbers held at once
@@ -70,6 +70,8 @@ def digitise(x: Float[Tensor, "n p"], cuts: Float[Tensor, "p"]) -> Int[Tensor, "
     >>> digitise(torch.tensor([[0.2, 5.0], [0.7, -5.0]]), torch.tensor([0.5, torch.inf])).tolist()
     [[0, 0], [1, 0]]
     """
+    numbers("x", x)
+    numbers("cuts", cuts)
     return (x > cuts).long()
 
 
@@ -79,7 +81,7 @@ def cells(codes: Int[Tensor, "n p"], subsets: Int[Tensor, "s k"], levels: int = 
     >>> cells(torch.tensor([[1, 0, 1], [0, 1, 1]]), torch.tensor([[0, 2], [1, -1]])).tolist()
     [[3, 2], [0, 1]]
     """
-    within("subsets + 1", subsets + 1, codes.shape[1] + 1)
+    within("subsets + 1 (columns of codes)", subsets + 1, codes.shape[1] + 1)
     columns = pad(codes, (0, 1)).T  # the last one, where −1 points, is zero
     cell = codes.new_zeros(len(subsets), len(codes))
     for i in range(subsets.shape[1]):
@@ -113,6 +115,8 @@ def null_mean(codes: Int[Tensor, "n p"], subsets: Int[Tensor, "s k"], levels: in
     """
     n = len(codes)
     _check_codes(codes, levels)
+    if n < 2:
+        raise Refused(f"codes: at least 2 rows are needed, got {n}")
     _check_subsets(codes, subsets, levels)
     one = torch.ones(n, dtype=torch.float64, device=codes.device)
     squares = [_tables(codes, one / n, block, levels).square().sum(-1) for block in _blocks(codes, subsets, levels)]
@@ -274,11 +278,13 @@ def _check_subsets(codes: Tensor, subsets: Tensor, levels: int) -> None:
     if k < 1 or levels**k > CELLS:
         raise Refused(f"subsets: levels^k must be at most {CELLS:,} cells with k ≥ 1, got k = {k} and levels {levels}")
     if s < 1 or int(subsets.min()) < -1 or int(subsets.max()) >= codes.shape[1]:
-        raise Refused(f"subsets: at least one, of columns 0 … {codes.shape[1] - 1} or −1, got shape {tuple(subsets.shape)}")
+        raise Refused(
+            f"subsets: at least one, of columns 0 … {codes.shape[1] - 1} of codes or −1, got shape {tuple(subsets.shape)}"
+        )
 
 
 def _check_starts(codes: Tensor, starts: Tensor, levels: int) -> None:
     _check_subsets(codes, starts, levels)
     ordered = starts.sort(1).values
     if int(ordered[:, 0].min()) < 0 or bool((ordered[:, 1:] == ordered[:, :-1]).any()):
-        raise Refused("starts: each must name different columns, got one twice or −1")
+        raise Refused("starts: each must name different columns of codes, got one twice or −1")

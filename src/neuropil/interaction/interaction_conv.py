@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.interaction.influence import CUTS, Dagger, Labels, backward_dropping, best_subsets, digitise, fit_cuts
+from neuropil.nn.checks import finite, numbers, some
 from neuropil.nn.mlp import MLP
 
 
@@ -61,6 +62,9 @@ class InteractionConv(nn.Module):
     def fit(self, images: Float[Tensor, "n h w"], y: Labels) -> "InteractionConv":
         """Cuts, subsets and means from the training images. `Refused` for another shape, or labels that are constant."""
         flat = self._flat(images)
+        finite("images", images)
+        if len(images) < 2:
+            raise Refused(f"images: at least two are needed, got {len(images)}")
         self.cuts.copy_(fit_cuts(flat, self.cut))
         codes = digitise(flat, self.cuts)
         search = best_subsets if self.windows.shape[1] <= 4 else backward_dropping
@@ -71,6 +75,8 @@ class InteractionConv(nn.Module):
 
     def forward(self, images: Float[Tensor, "n h w"]) -> Float[Tensor, "n h1 w1"]:
         """The label mean of each window's cell."""
+        numbers("images", images)
+        some("images", images, 0)
         return self.dagger(digitise(self._flat(images), self.cuts)).unflatten(1, self.out_shape)
 
     def _flat(self, images: Tensor) -> Tensor:

@@ -137,6 +137,8 @@ def smooth(x: Float[Tensor, "n d"], h: Hypergraph, weighting: str = "hgnn") -> F
             [0.5000, 0.5000, 0.0000],
             [0.0000, 0.0000, 0.0000]])
     """
+    if len(x) != h.nodes:
+        raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
     to, fro = coefficients(h, weighting)
     return h.links.back(h.links.sum(x, *to), *fro)
 

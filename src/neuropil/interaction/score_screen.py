@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.interaction.influence import CUTS, Dagger, Labels, backward_dropping, digitise, fit_cuts, null_mean
+from neuropil.nn.checks import at_least, finite, numbers, some
 from neuropil.nn.sites import record
 
 MOST_STARTS = 20_000
@@ -50,6 +51,7 @@ def rule_of_thumb(n: int, p: int, r: int = 2) -> tuple[int, int]:
     >>> rule_of_thumb(200, 30, 3)
     (7, 580)
     """
+    at_least(1, n=n)
     m = min(max(2, min(LARGEST, int(math.log2(n)))), p)
     return m, min(MOST_STARTS, math.ceil(5 / hit_chance(p, m, min(r, m))))
 
@@ -133,6 +135,9 @@ class ScoreScreen:
 
     def fit(self, features: Float[Tensor, "n p"], y: Labels) -> "ScoreScreen":
         """Cut, search, keep, and take the cell means."""
+        finite("features", features)
+        if len(features) < 2:
+            raise Refused(f"features: at least two rows are needed, got {len(features)}")
         g = torch.Generator().manual_seed(self.seed)
         self.cuts = fit_cuts(features, self.cut)
         codes = digitise(features, self.cuts)
@@ -154,6 +159,8 @@ class ScoreScreen:
             raise Refused("transform: fit must come first")
         if features.ndim != 2 or features.shape[1] != len(self.cuts):
             raise Refused(f"features: must be of shape (n, {len(self.cuts)}) as fitted, got {tuple(features.shape)}")
+        numbers("features", features)
+        some("features", features, 0)
         made = self.dagger(digitise(features, self.cuts))
         return torch.cat([made, features[:, self.variables]], 1) if raw else made
 

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least, fits, numbers
 from neuropil.nn.sites import record
 from neuropil.numerics.streaming import Histogram, uniform_edges
 
@@ -77,6 +78,8 @@ def over_space(x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c"]:
     >>> over_space(torch.ones(2, 3, 4, 4)).shape, over_space(torch.ones(2, 3)).shape
     (torch.Size([2, 3]), torch.Size([2, 3]))
     """
+    if 0 in x.shape[2:]:
+        raise Refused(f"x: space must not be empty, got shape {tuple(x.shape)}")
     return x.flatten(2).mean(2) if x.ndim > 2 else x
 
 
@@ -162,6 +165,9 @@ def covered(histogram: Histogram, s: Float[Tensor, "*n d"], r: int) -> Float[Ten
     >>> covered(known, torch.tensor([[0.3], [0.8]]), r=2).flatten().tolist()
     [1.0, 0.5]
     """
+    at_least(1, r=r)
+    fits("s", s, len(histogram.counts))
+    numbers("s", s)  # NaN lies in no bin, and would pass for a state that nobody has seen
     return histogram.at(s).clamp_max(r).double() / r
 
 
@@ -171,6 +177,7 @@ def coverage(histogram: Histogram, r: int) -> float:
     >>> coverage(Histogram.of(torch.tensor([[0.1], [0.2], [0.9]]), uniform_edges(0, 1, 2)), r=2)
     0.75
     """
+    at_least(1, r=r)
     return float((histogram.counts.clamp_max(r).double() / r).mean())
 
 
@@ -240,6 +247,7 @@ class ActivationCoverage:
 
     def _influence(self, x: Tensor | Influence) -> Influence:
         if not isinstance(x, Influence):
+            numbers("x", x)
             return influence(self.model, x, list(self.layers), pool=self.pool, batch=self.batch)
         if missing := self.layers.keys() - x.z.keys():
             raise Refused(f"x: its influence lacks the sites {', '.join(sorted(missing))}")

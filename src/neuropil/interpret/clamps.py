@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least, nonnegative, some, within
 from neuropil.nn.sites import Edit, record, replace
 from neuropil.nn.transformer import Transformer
 
@@ -86,6 +87,7 @@ def previous_token(
     torch.Size([8, 1, 1])
     """
     _share(strength)
+    at_least(1, length=length)
     pattern = (1 - strength) * torch.eye(length) + strength * torch.eye(length).roll(-1, 1)
     pattern[0] = torch.eye(length)[0]
     where = these(chosen, heads)
@@ -151,6 +153,7 @@ def perfect_copy(layer: int, head: int, labels: Int[Tensor, "b p"]) -> dict[str,
     >>> list(perfect_copy(1, 0, torch.tensor([[3, 4]])))
     ['layers.1.attention.scores', '']
     """
+    nonnegative("labels", labels)
     seen: list[Tensor] = []  # the scores of this pass
 
     def look(scores: Tensor) -> Tensor:
@@ -160,6 +163,7 @@ def perfect_copy(layer: int, head: int, labels: Int[Tensor, "b p"]) -> dict[str,
         return scores
 
     def say(logits: Tensor) -> Tensor:
+        within("labels", labels, logits.shape[1])
         return torch.full_like(logits, -1e9).scatter(1, labels, seen.pop().to(logits))
 
     return {f"layers.{layer}.attention.scores": look, "": say}
@@ -175,6 +179,7 @@ def induction_strength(A: Float[Tensor, "*l b h n n"], correct: Int[Tensor, " b"
     >>> induction_strength(A, torch.tensor([1]))
     tensor([0.5000])
     """
+    some("correct", correct)
     right, wrong = _places(correct, A.shape[-1] // 2)
     return torch.einsum("...bhn,bn->...h", A[..., -1, :], (right - wrong).to(A)) / len(correct)
 

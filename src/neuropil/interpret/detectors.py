@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused
 from neuropil.interpret.activation_coverage import over_space
+from neuropil.nn.checks import fits
 from neuropil.nn.sites import record
 
 
@@ -45,6 +46,8 @@ class Detector:
             raise Refused("x: at least one input is needed, got none")
         parts = [self._look(some) for some in x.split(self.batch)]
         logits, f = (torch.cat(values).float() for values in zip(*parts, strict=True))
+        if (logits.ndim, f.ndim) != (2, 2) or not logits.shape[1]:
+            raise Refused(f"x: must give logits (n, c) and f (n, d), gave {tuple(logits.shape)} and {tuple(f.shape)}")
         return logits, f
 
     @torch.no_grad()
@@ -122,8 +125,9 @@ class NearestNeighbour(Detector):
         return self
 
     def score_samples(self, x: Float[Tensor, "n *i"]) -> Float[Tensor, "n"]:
-        known = _given(self.known)
-        near = [torch.cdist(f, known).kthvalue(self.k, dim=1).values for f in _unit(self.look(x)[1]).split(self.batch)]
+        known, f_x = _given(self.known), self.look(x)[1]
+        fits("f of x", f_x, known.shape[1])
+        near = [torch.cdist(f, known).kthvalue(self.k, dim=1).values for f in _unit(f_x).split(self.batch)]
         return -torch.cat(near).square()
 
 
@@ -155,8 +159,9 @@ class Mahalanobis(Detector):
         return self
 
     def score_samples(self, x: Float[Tensor, "n *i"]) -> Float[Tensor, "n"]:
-        means = _given(self.means)
-        distance = torch.cdist(self.look(x)[1].double() @ self.root, means @ self.root, compute_mode="donot_use_mm_for_euclid_dist")
+        means, f = _given(self.means), self.look(x)[1].double()
+        fits("f of x", f, means.shape[1])
+        distance = torch.cdist(f @ self.root, means @ self.root, compute_mode="donot_use_mm_for_euclid_dist")
         return -distance.amin(1).square().float()
 
 

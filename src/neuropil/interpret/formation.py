@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import within
+from neuropil.nn.checks import at_least, fits, within
 from neuropil.nn.sites import Site
 from neuropil.nn.transformer import Attention, Transformer
 
@@ -42,6 +42,7 @@ class FewShotNet(Transformer):
     """
 
     def __init__(self, inputs: int, labels: int, d: int = 64, heads: int = 8, layers: int = 2, pairs: int = 2) -> None:
+        at_least(1, inputs=inputs, labels=labels)
         attention = functools.partial(Attention, bias=False)
         super().__init__(d, heads, layers, 2 * pairs + 1, positions="rotary", attention=attention)
         self.exemplar = nn.Linear(inputs, d)
@@ -59,6 +60,7 @@ class FewShotNet(Transformer):
         """Exemplars, the query last, and the labels of all but the query."""
         if x.shape[1] != labels.shape[1] + 1:
             raise Refused(f"x, labels: one exemplar more than labels is needed, got {x.shape[1]} and {labels.shape[1]}")
+        fits("x", x, self.exemplar.in_features, self.exemplar.weight)
         within("labels", labels, self.label.num_embeddings)
         shown = self.exemplar(x)
         pairs = torch.stack([shown[:, :-1], self.label(labels).to(shown)], 2).flatten(1, 2)
@@ -106,6 +108,7 @@ def outer_product_losses(
     """
     if not len(start) == len(truth) == len(clamped):
         raise Refused(f"start, truth, clamped: as many of each are needed, got {len(start)}, {len(truth)}, {len(clamped)}")
+    at_least(1, steps=steps)
     factors = [true if fixed else first for first, true, fixed in zip(start, truth, clamped, strict=True)]
     size = math.prod(u.shape[-1] for u in factors)
     whole = _product([(true * true).sum(-1) for true in truth])

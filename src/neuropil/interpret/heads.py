@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import some
 from neuropil.nn.sites import override, record, replace
 from neuropil.nn.transformer import GPT, Attention, Transformer
 
@@ -97,6 +98,7 @@ def previous_token(A: Float[Tensor, "*l b h n n"]) -> Float[Tensor, "*l h"]:
     """
     if A.shape[-1] < 2:
         raise Refused(f"A: at least 2 positions are needed, got {A.shape[-1]}")
+    some("A", A, -4)
     return A.diagonal(-1, -2, -1).mean((-3, -1))
 
 
@@ -193,6 +195,7 @@ def in_context_score(losses: Float[Tensor, "b n"], early: int, late: int) -> flo
     """
     if not 0 <= early < late < losses.shape[1]:
         raise Refused(f"early, late: must rise within 0 … {losses.shape[1] - 1}, got {early} and {late}")
+    some("losses", losses, 0)
     return float((losses[:, late] - losses[:, early]).mean())
 
 

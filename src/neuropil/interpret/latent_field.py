@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import finite, fits, same_kind, some
 from neuropil.numerics.fixed_points import Settled, length, merge, radius, settle
 from neuropil.numerics.jacobians import spectral_norm
 
@@ -192,6 +193,7 @@ def memorisation(pictures: Float[Tensor, "m *i"], train: Float[Tensor, "n *i"], 
     """
     if not len(train):
         raise Refused("train: at least one sample is needed, got none")
+    same_kind("pictures", pictures, train)
     unit = normalize(pictures.flatten(1), dim=1)
     return torch.stack([(unit @ normalize(some.flatten(1), dim=1).T).amax(1) for some in train.split(batch)]).amax(0)
 
@@ -216,6 +218,8 @@ class TrajectoryScore:
 
     def fit(self, x: Float[Tensor, "n *i"], y: object = None) -> "TrajectoryScore":
         """Find the attractors of known inputs. `Refused` if their paths reach none."""
+        some("x", x, 0)
+        finite("x", x)
         with torch.no_grad():
             found = self.field.attractors(self.field.encode(x), steps=self.settle_steps, apart=self.apart)
         if not len(found):
@@ -232,7 +236,8 @@ class TrajectoryScore:
         rows = []
         for t in range(self.steps + 1):
             z = self.field.f(z) if t else z
-            rows.append(torch.cdist(normalize(z.flatten(1), dim=1), known).amin(1))
+            fits("codes of x", codes := z.flatten(1) if z.ndim > 1 else z, known.shape[1], known)
+            rows.append(torch.cdist(normalize(codes, dim=1), known).amin(1))
         return torch.stack(rows)
 
     def score_samples(self, x: Float[Tensor, "n *i"]) -> Float[Tensor, "n"]:

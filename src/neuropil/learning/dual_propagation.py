@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from neuropil.errors import Refused, choose
 from neuropil.learning.rule import SHAPING, Block, Rule, blocks
+from neuropil.nn.checks import at_least, same_kind
 
 LOSSES = ("cross_entropy", "squared")
 ORDERS = ("down", "shuffled", "parallel")
@@ -61,12 +62,14 @@ class Dyads:
 
     def drive(self, k: int) -> Tensor:
         """W_{k−1} m_{k−1} + b_{k−1}."""
+        at_least(1, k=k)
         if k not in self.drives:
             self.drives[k] = _through(self.parts[k - 1], self.mean[k - 1], graph=k > 1 and self.twins is None)
         return self.drives[k][0].detach()
 
     def feedback(self, k: int) -> Tensor:
         """W_kᵀ d_{k+1}, zero as long as layer k + 1 has no error."""
+        at_least(1, k=k)
         if k not in self.feedbacks:
             if self.plus[k + 1] is self.minus[k + 1]:
                 return torch.zeros_like(self.mean[k])
@@ -148,6 +151,7 @@ class DualPropagation(Rule):
     @torch.no_grad()
     def _settle(self, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Dyads, Tensor]:
         parts = _parts(net)
+        same_kind("x", x, next(parts[0].linear.parameters()))
         last = len(parts)
         empty = [x] * (last + 1)
         z = Dyads(parts, self.alpha, [*empty], [*empty], [*empty], None if self.feedback is None else _twins(self.feedback, parts))

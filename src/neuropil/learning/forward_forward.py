@@ -12,6 +12,8 @@ drawn anew at each step and for the images of the batch, where the authors draw 
 the label is as bright as its image, where they take the brightest pixel of all images.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,6 +23,7 @@ from neuropil.errors import Refused
 from neuropil.learning.competition import KWinners
 from neuropil.learning.labels import overlay_label, wrong_labels
 from neuropil.learning.rule import ELEMENTWISE, Block, Rule, blocks
+from neuropil.nn.checks import same_kind, some
 
 
 def goodness(h: Float[Tensor, "b *shape"], p: float = 2.0) -> Float[Tensor, " b"]:
@@ -29,6 +32,8 @@ def goodness(h: Float[Tensor, "b *shape"], p: float = 2.0) -> Float[Tensor, " b"
     >>> goodness(torch.tensor([[3.0, 4.0]])), goodness(torch.tensor([[3.0, 4.0]]), float("inf"))
     (tensor([5.]), tensor([4.]))
     """
+    if h.ndim < 2 or math.isnan(p):
+        raise Refused(f"h, p: (b, …) and a number are needed, got shape {tuple(h.shape)} and {p}")
     return torch.linalg.vector_norm(h.flatten(1), p, dim=1)
 
 
@@ -87,6 +92,7 @@ class ForwardForward(Rule):
 
     def losses(self, right: Float[Tensor, "b l"], wrong: Float[Tensor, "b l"]) -> Float[Tensor, " l"]:
         """L_l from the goodness of each layer for right and for wrong labels."""
+        some("right", right, 0)
         return softplus(torch.cat([self.theta - right, wrong - self.theta])).mean(0)
 
     @torch.no_grad()
@@ -136,6 +142,7 @@ class GoodnessBackprop(ForwardForward):
 
 
 def _states(layers: list[Block], x: Tensor, detach: bool) -> list[Tensor]:
+    same_kind("x", x, next(layers[0].linear.parameters()))
     found = []
     for layer in layers:
         x = layer.before(x.detach() if detach else x)

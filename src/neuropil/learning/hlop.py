@@ -27,6 +27,7 @@ from neuropil.errors import Refused, choose
 from neuropil.learning.oja import OjaSubspace
 from neuropil.learning.replaced_input import plain, replaced, rows
 from neuropil.learning.rule import ELEMENTWISE, Block, Loss, Rule, blocks
+from neuropil.nn.checks import same_kind, some
 from neuropil.nn.scan import scan
 from neuropil.nn.spiking import LIF
 
@@ -73,6 +74,7 @@ class RateLIF(nn.Module):
 
     def forward(self, drive: Float[Tensor, "t *b"]) -> Float[Tensor, "t *b"]:
         """Spikes, 0 or θ."""
+        some("drive", drive, 0)
         theta = self.units.threshold
         with torch.no_grad():
             spikes, _ = scan(self.units, drive, torch.full_like(drive[0], theta / 2))
@@ -165,6 +167,7 @@ class HLOP(Rule):
 
     def gradients(self, net: nn.Module, x: Tensor, y: Tensor) -> Float[Tensor, ""]:
         parts, memory = self._parts(net), self.memory(net)
+        same_kind("x", x, next(parts[0].linear.parameters()))
         presynaptic, z = [], x
         for number, (block, circuit) in enumerate(zip(parts, memory.circuits, strict=True)):
             z = block.before(z)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import within
+from neuropil.nn.checks import at_least, within
 
 
 def overlay_label(
@@ -39,6 +39,7 @@ def neutral_label(
     >>> neutral_label(torch.tensor([[0.5, 0.2, 0.0, 2.0]]), classes=2)
     tensor([[1., 1., 0., 2.]])
     """
+    at_least(1, classes=classes)
     return _strip(x, x.new_full((len(x), classes), 1 / classes), at, scale)
 
 
@@ -56,6 +57,8 @@ def wrong_labels(y: Int[Tensor, " b"], classes: int = 10, generator: torch.Gener
 
 
 def _strip(x: Tensor, values: Tensor, at: int, scale: float | None) -> Tensor:
+    if x.ndim < 2:
+        raise Refused(f"x: a batch (b, …) is needed, got shape {tuple(x.shape)}")
     flat, classes = x.flatten(1), values.shape[1]
     if not 0 <= at <= flat.shape[1] - classes:
         raise Refused(f"classes, at: a label of {classes} pixels from {at} on does not fit an input of {flat.shape[1]}")

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import fits
 
 
 class OjaSubspace(nn.Module):
@@ -94,11 +95,13 @@ class OjaSubspace(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """x − H_oldᵀ H_old x: what the old rows do not explain."""
+        fits("x", x, self.new.shape[1], self.new)
         return x - self._sent(x, self.old) @ self.old
 
     @torch.no_grad()
     def learn(self, x: Float[Tensor, "*b d"]) -> None:
         """Move the new rows toward what batch x has beyond the old ones."""
+        fits("x", x, self.new.shape[1])
         if not len(self.new):
             return
         with torch.autocast(x.device.type, enabled=False):

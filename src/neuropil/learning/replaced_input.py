@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import same_kind
 
 
 class ReplacedInput(torch.autograd.Function):
@@ -61,6 +62,7 @@ def replaced_linear(
     >>> z.item(), W.grad.tolist(), x.grad.tolist()
     (5.0, [[0.0, 1.0]], [[2.0, 3.0]])
     """
+    same_kind("x", x, W)
     return ReplacedInput.apply(x, seen, W, b, back)
 
 
@@ -87,6 +89,8 @@ def rows(layer: nn.Module, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*rows d
         raise Refused(f"layer: a Linear or a plain Conv2d (one group, zero padding in numbers) is needed, got {layer}")
     if not isinstance(layer, nn.Conv2d):
         return x
+    if x.ndim < 3:
+        raise Refused(f"x: (…, channels, height, width) is needed for a convolution, got shape {tuple(x.shape)}")
     assert not isinstance(layer.padding, str)
     return F.unfold(x.flatten(0, -4), layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT.unflatten(0, x.shape[:-3])
 
@@ -107,6 +111,7 @@ def replaced(
     True
     """
     seen_from = rows(layer, x)
+    same_kind("x", x, next(layer.parameters()))
     with torch.no_grad():
         seen = see(seen_from)
     W, b = layer.weight, layer.bias

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import numbers, same_kind
 
 
 def hebb(patterns: Float[Tensor, "m d"]) -> Float[Tensor, "d d"]:
@@ -31,6 +32,9 @@ def settle(state: Float[Tensor, "b d"], weights: Float[Tensor, "d d"], sweeps: i
     >>> settle(torch.tensor([[1.0, 1.0, 1.0, 1.0]]), hebb(x))
     tensor([[ 1., -1.,  1.,  1.]])
     """
+    same_kind("weights", weights, state)
+    numbers("state", state)
+    numbers("weights", weights)
     state = state.clone()
     for _ in range(sweeps):
         before = state.clone()

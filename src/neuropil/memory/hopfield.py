@@ -30,8 +30,8 @@ def retrieve(
     >>> bool(torch.allclose(retrieve(noisy, X), X[:5], atol=1e-4))
     True
     """
-    if not beta > 0:
-        raise Refused(f"beta: must be positive, got {beta}")
+    if not 0 < beta < math.inf:
+        raise Refused(f"beta: must be positive and finite, got {beta}")
     if steps < 1:
         raise Refused(f"steps: at least 1, got {steps}")
     finite("patterns", patterns)

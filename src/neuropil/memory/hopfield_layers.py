@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused
 from neuropil.nn.attention import attend, members
-from neuropil.nn.checks import fits
+from neuropil.nn.checks import finite, fits
 
 
 class Hopfield(nn.Module):
@@ -118,6 +118,8 @@ class Hopfield(nn.Module):
         """q, k, v: b heads n hidden."""
         if self.connected and values is not None:
             raise Refused("values: connected values are read from the keys, give none")
+        finite("state", state)
+        finite("stored", stored)
         values = stored if values is None else values
         if not self.projects:
             if state.shape[-1] != stored.shape[-1]:
@@ -163,6 +165,7 @@ class HopfieldPooling(nn.Module):
         self, bag: Float[Tensor, "b m y"], mask: Bool[Tensor, "b m"] | None = None, values: Float[Tensor, "b m v"] | None = None
     ) -> Float[Tensor, "b z"]:
         """The pooled bags, ``quantity · d_out`` wide; members where `mask` is False have no influence."""
+        finite("bag", bag)
         if self.hopfield.projects:
             fits("bag", bag, self.hopfield.key.in_features, self.hopfield.key.weight)
         return self.hopfield(self.states.expand(len(bag), -1, -1), bag, values, mask).flatten(1)

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import attend
-from neuropil.nn.checks import same_kind
+from neuropil.nn.checks import at_least, numbers, same_kind, some
 
 SIMILARITIES = ("dot", "cosine", "hamming")
 
@@ -51,6 +51,7 @@ class Ball:
 
     def __call__(self, similarity: Tensor) -> Tensor:
         """Weights of similarities ``*b m``."""
+        numbers("similarity", similarity)
         return _shared(similarity >= self.at_least, similarity, self.mean)
 
 
@@ -62,6 +63,9 @@ class TopK:
 
     def __call__(self, similarity: Tensor) -> Tensor:
         """Weights of similarities ``*b m``."""
+        at_least(1, k=self.k)
+        _real("similarity", similarity)
+        numbers("similarity", similarity)
         kth = similarity.topk(min(self.k, similarity.shape[-1]), dim=-1).values[..., -1:]
         return _shared(similarity >= kth, similarity, True)
 
@@ -79,9 +83,13 @@ def _shared(chosen: Tensor, similarity: Tensor, mean: bool) -> Tensor:
     return weights / weights.sum(-1, keepdim=True).clamp(min=1) if mean else weights
 
 
-def _check(name: str, given: Tensor) -> None:
+def _real(name: str, given: Tensor) -> None:
     if not given.is_floating_point():
         raise Refused(f"{name}: must be floating point, got {given.dtype}")
+
+
+def _check(name: str, given: Tensor) -> None:
+    _real(name, given)
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(given).all()):
         raise Refused(f"{name}: must be finite, got NaN or infinity")
 
@@ -114,6 +122,7 @@ def lookup(
     if query.shape[-1] != keys.shape[-1] or len(keys) != len(values) or not len(keys):
         shapes = f"query {tuple(query.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}"
         raise Refused(f"lookup: needs query (*b, d), keys (m, d), values (m, v) with m > 0, got {shapes}")
+    some("query", query)
     same_kind("keys", keys, query)
     same_kind("values", values, query)
     if similarity == "cosine":
@@ -125,7 +134,7 @@ def lookup(
         read = attend(flat[None, None], keys[None, None], values[None, None], scale)[0, 0]
         return read.reshape(*query.shape[:-1], values.shape[-1])
     parts = []
-    for some in flat.split(max(1, block // len(keys))):
-        alike = some @ keys.T
+    for part in flat.split(max(1, block // len(keys))):
+        alike = part @ keys.T
         parts.append(separation((alike - keys.shape[-1]) / 2 if similarity == "hamming" else alike) @ values)
     return torch.cat(parts).reshape(*query.shape[:-1], values.shape[-1])

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from neuropil.errors import Refused
 from neuropil.memory.willshaw import active, insert_erase
+from neuropil.nn.checks import at_least, finite, some
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class ConsolidatedHebb:
         What is learned changes the dynamics of what comes next, so presentations are sequential by definition; each costs O(steps
         n²) for the dynamics and O(active²) for learning. Memory O(n² + m n).
         """
+        some("messages", messages, 0)
+        finite("messages", messages)
         m, n = messages.shape
         W, counters = (torch.zeros(n, n), torch.zeros(n, n)) if start is None else (start.W.clone(), start.counters.clone())
         activity = list(start.activity) if start else []
@@ -111,7 +114,11 @@ def theta_bound(presentations: int, p_i: float, k: int, n: int, wrong: float = 0
     >>> theta_bound(presentations=12 * 150, p_i=0.01, k=8, n=400)
     5
     """
+    at_least(1, n=n)
+    at_least(0, presentations=presentations, k=k, wrong=wrong)
     q = 2 * p_i * (k / n + p_i)
+    if not (p_i >= 0 and q <= 1):
+        raise Refused(f"p_i: must be at least 0, and 2 p_i (k/n + p_i) at most 1, got {p_i}")
     return next(theta for theta in range(1, presentations + 2) if binom.sf(theta - 1, presentations, q) <= wrong)
 
 

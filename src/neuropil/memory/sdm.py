@@ -26,7 +26,7 @@ from torch import Tensor
 
 from neuropil.errors import Refused, choose
 from neuropil.memory.lookup import Ball, Softmax, lookup
-from neuropil.nn.checks import within
+from neuropil.nn.checks import at_least, finite, fits, numbers, same_kind, some, within
 
 
 @functools.cache
@@ -103,6 +103,7 @@ def radius(n: int, p: float) -> int:
     >>> radius(1000, 0.001)
     451
     """
+    at_least(0, n=n)
     if not 0 < p <= 1:
         raise Refused(f"p: must lie between 0 and 1, got {p}")
     return next(d for d in range(n + 1) if ball_fraction(n, d) >= p)
@@ -144,6 +145,8 @@ def critical_distance(n: int, d: int, r: float, m: int) -> int:
     >>> critical_distance(64, 15, 2.0**64, 1024)
     18
     """
+    at_least(0, r=r)
+    at_least(1, m=m)
     o = r / 2**n * log_overlap(n, d).exp().numpy()
     crosstalk = (m - 1) * (binom.pmf(np.arange(n + 1), n, 0.5) * (o**2 + o)).sum()
     dv = np.arange(1, n // 2 + 1)
@@ -165,6 +168,9 @@ def best_radius(n: int, r: float, m: int, goal: str = "signal") -> int:
     [11, 5, 15]
     """
     choose("goal", goal, ("signal", "capacity", "critical distance"))
+    at_least(2, n=n)
+    at_least(0, r=r)
+    at_least(1, m=m)
     radii = range(1, n // 2 + 1)
     if goal == "critical distance":
         distances = [critical_distance(n, d, r, m) for d in radii]
@@ -192,6 +198,8 @@ class Overlap:
 
     def __call__(self, similarity: Tensor) -> Tensor:
         """Weights of similarities ``*b m``; zeros for a query in whose reach there is no pattern."""
+        if not similarity.is_floating_point():
+            raise Refused(f"similarity: must be floating point, got {similarity.dtype}")
         table = (log_overlap(self.n, self.d) - log_overlap(self.n, self.d)[0]).exp().to(similarity)
         distance = (-similarity).round().long()
         within("-similarity", distance, self.n + 1)  # a negative distance would count from the end
@@ -233,12 +241,17 @@ class SDM:
     def write(self, patterns: Float[Tensor, "m n"], contents: Float[Tensor, "m v"]) -> "SDM":
         """The memory with `contents` added to all neurons within the radius of their patterns."""
         _check_signs("patterns", patterns)
+        some("patterns", patterns, 0)
+        same_kind("patterns", patterns, self.addresses)
+        fits("contents", contents, self.stores.shape[1], self.stores)
+        finite("contents", contents)
         added = lookup(self.addresses, patterns, contents, similarity="hamming", separation=self.within)
         return replace(self, stores=self.stores + added)
 
     def read(self, query: Float[Tensor, "*b n"]) -> Float[Tensor, "*b v"]:
         """The sum of the stores within the radius of `query`."""
         _check_signs("query", query)
+        same_kind("query", query, self.addresses)
         return lookup(query, self.addresses, self.stores, similarity="hamming", separation=self.within)
 
     def recall(self, query: Float[Tensor, "*b n"], steps: int = 1) -> Float[Tensor, "*b n"]:
@@ -254,6 +267,7 @@ def majority(read: Float[Tensor, "*b n"], query: Float[Tensor, "*b n"]) -> Float
     >>> majority(torch.tensor([2.0, -1.0, 0.0]), torch.tensor([-1.0, -1.0, 1.0]))
     tensor([ 1., -1.,  1.])
     """
+    numbers("read", read)
     return torch.where(read == 0, query, read.sign())
 
 
@@ -265,6 +279,7 @@ def sdm_attention(
     >>> sdm_attention(torch.tensor([3.0, 0.0]), torch.eye(2), torch.tensor([[1.0], [0.0]]), beta=math.log(3.0))
     tensor([0.7500])
     """
+    at_least(0, beta=beta)
     return lookup(query, keys, values, similarity="cosine", separation=Softmax(beta))
 
 

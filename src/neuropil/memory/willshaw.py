@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import at_least, finite, numbers, same_kind
 
 
 def sparse_messages(m: int, n: int, k: int, generator: torch.Generator | None = None) -> Float[Tensor, "m n"]:
@@ -20,6 +21,7 @@ def sparse_messages(m: int, n: int, k: int, generator: torch.Generator | None = 
     >>> sparse_messages(3, 10, 2).sum(1)
     tensor([2., 2., 2.])
     """
+    at_least(0, m=m)
     if not 1 <= k <= n:
         raise Refused(f"k: must lie between 1 and n={n}, got {k}")
     return torch.zeros(m, n).scatter(1, torch.rand(m, n, generator=generator).topk(k, dim=1).indices, 1.0)
@@ -31,6 +33,7 @@ def clustered_messages(m: int, c: int, l: int, generator: torch.Generator | None
     >>> clustered_messages(2, 4, 8).unflatten(1, (4, 8)).sum(2).unique()
     tensor([1.])
     """
+    at_least(0, m=m)
     if min(c, l) < 1:
         raise Refused(f"c, l: must be at least 1, got {c} and {l}")
     return torch.zeros(m, c, l).scatter(2, torch.randint(l, (m, c, 1), generator=generator), 1.0).flatten(1)
@@ -61,6 +64,7 @@ def erase_clusters(
     """
     if not 0 <= erased <= c:
         raise Refused(f"erased: must lie between 0 and c={c}, got {erased}")
+    _divides(messages.shape[1], c)
     kept = torch.rand(len(messages), c, generator=generator).argsort(1) >= erased
     return (messages.unflatten(1, (c, -1)) * kept[..., None].to(messages)).flatten(1)
 
@@ -81,6 +85,8 @@ def active(drive: Float[Tensor, "*b n"], k: int) -> Float[Tensor, "*b n"]:
     >>> active(torch.tensor([3.0, 1.0, 1.0, 0.0]), k=2)
     tensor([1., 1., 1., 0.])
     """
+    at_least(1, k=k)
+    numbers("drive", drive)
     least = drive.topk(min(k, drive.shape[-1]), dim=-1).values[..., -1:]
     return ((drive >= least) & (drive > 0)).to(drive.dtype)
 
@@ -92,6 +98,9 @@ def recall(cue: Float[Tensor, "m n"], W: Float[Tensor, "n n"], k: int, steps: in
     >>> recall(torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]]), willshaw(x), k=3)
     tensor([[1., 1., 1., 0., 0.]])
     """
+    same_kind("W", W, cue)
+    finite("cue", cue)
+    finite("W", W)
     state = cue
     for _ in range(steps):
         state = active(gamma * state + state @ W, k)
@@ -105,8 +114,7 @@ def cliques(messages: Float[Tensor, "m n"], c: int) -> Float[Tensor, "n n"]:
     tensor(2.)
     """
     n = messages.shape[1]
-    if n % c:
-        raise Refused(f"c: must divide the {n} units, got {c}")
+    _divides(n, c)
     cluster = torch.arange(n, device=messages.device) // (n // c)
     return willshaw(messages) * (cluster[:, None] != cluster)
 
@@ -117,6 +125,10 @@ def sum_of_max(state: Float[Tensor, "m n"], W: Float[Tensor, "n n"], c: int, gam
     One matrix product for every cluster: O(m n²) time, O(m n) memory.
     """
     n = state.shape[1]
+    _divides(n, c)
+    at_least(0, gamma=gamma)
+    same_kind("W", W, state)
+    numbers("W", W)
     score = gamma * state
     for part in range(0, n, n // c):
         score = score + ((state[:, part : part + n // c] @ W[part : part + n // c]) > 0)
@@ -135,6 +147,8 @@ def recall_clique(
     >>> recall_clique(torch.tensor([[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]]), cliques(x, c=3), c=3)
     tensor([[1., 0., 0., 1., 1., 0.]])
     """
+    same_kind("W", W, cue)
+    numbers("cue", cue)
     state = cue
     for _ in range(steps):
         score = sum_of_max(state, W, c, gamma).unflatten(1, (c, -1))
@@ -148,7 +162,15 @@ def density(m: int, l: int) -> float:
     >>> round(density(4096, 64), 4)
     0.6322
     """
+    at_least(0, m=m)
+    at_least(1, l=l)
     return 1 - (1 - 1 / l**2) ** m
+
+
+def _divides(n: int, c: int) -> None:
+    at_least(1, c=c)
+    if n % c:
+        raise Refused(f"c: must divide the {n} units, got {c}")
 
 
 def _check(messages: Tensor) -> None:

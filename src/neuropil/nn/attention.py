@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import fits, same_kind, some
+from neuropil.nn.checks import fits, looks, numbers, same_kind, some
 from neuropil.nn.sites import Site
 
 
@@ -26,7 +26,8 @@ def attend(
 
     `beta` is a number or a learnable scalar tensor (default 1/√d); `dropout` is the share of associations
     that are dropped. O(q k (d + v)) time; memory O(q k) on the CPU with a mask,
-    less where torch has a fused kernel. Raises `Refused` for shapes that do not fit or a mask that is not boolean.
+    less where torch has a fused kernel. Raises `Refused` for shapes that do not fit, a mask that is not boolean,
+    or NaN in queries or keys alone.
 
     >>> eye = torch.eye(3)
     >>> attend(eye, eye, torch.tensor([[1.0], [2.0], [3.0]]), beta=50.0)
@@ -41,6 +42,9 @@ def attend(
         raise Refused(f"mask: must be boolean (True = may look), got {mask.dtype}")
     same_kind("key", key, query)
     same_kind("value", value, query)
+    if looks(value) and not value.detach().sum().isnan():  # NaN there comes out, of other NaN torch may make numbers
+        numbers("query", query)
+        numbers("key", key)
     if isinstance(beta, Tensor):
         query, beta = beta * query, 1.0
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=beta)
@@ -91,6 +95,8 @@ class MultiHead(nn.Module):
         beta: float | Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Attend from `x` to `memory` (default `x` itself); `mask` is True where a position may look, the same for all heads."""
+        if memory is not None:
+            numbers("x", x)
         memory = x if memory is None else memory
         fits("x", x, self.query.in_features, self.query.weight)
         q, k, v = self.project(x, memory)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import some
 
 
 def straight_through(soft: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
@@ -25,6 +26,7 @@ def straight_through(soft: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
     >>> straight_through(torch.tensor([0.2, 0.5, 0.3]))
     tensor([0., 1., 0.])
     """
+    some("soft", soft)
     hard = one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
     return hard + (soft - soft.detach())
 
@@ -41,6 +43,7 @@ def gumbel_simplex(
     tensor(1.)
     """
     _check(tau)
+    some("logits", logits)
     # float32 at least: in half precision an exponential can be 0
     noise = torch.empty_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32)).exponential_(generator=generator)
     soft = ((logits - noise.log().to(logits)) / tau).softmax(-1)
@@ -58,6 +61,7 @@ def gumbel_simplex_log_prob(
     tensor(0.)
     """
     _check(tau)
+    some("sample", sample)
     n = sample.shape[-1]
     log_tau = tau.log() if isinstance(tau, Tensor) else math.log(tau)
     log_a, log_pi = sample.clamp_min(torch.finfo(sample.dtype).tiny).log(), logits.log_softmax(-1)

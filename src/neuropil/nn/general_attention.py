@@ -28,6 +28,7 @@ from torch.nn.functional import normalize
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import MultiHead
+from neuropil.nn.checks import at_least, fits, looks, same_kind, some
 from neuropil.nn.choice import gumbel_simplex
 
 Align = Callable[[Tensor, Tensor], Tensor]
@@ -142,6 +143,7 @@ class Bilinear(nn.Module):
 
     def __init__(self, d: int, e: int | None = None, bias: bool = False, activation: nn.Module | None = None) -> None:
         super().__init__()
+        at_least(1, d=d, e=e or d)
         self.weigh = nn.Linear(e or d, d, bias)
         self.activation = activation or nn.Identity()
         with torch.no_grad():
@@ -149,6 +151,8 @@ class Bilinear(nn.Module):
 
     def forward(self, query: Float[Tensor, "*b q d"], key: Float[Tensor, "*#b k e"]) -> Float[Tensor, "*b q k"]:
         """Scores."""
+        fits("query", query, self.weigh.out_features, self.weigh.weight)
+        fits("key", key, self.weigh.in_features, self.weigh.weight)
         return self.activation(query @ self.weigh(key).mT)
 
 
@@ -161,15 +165,20 @@ class Additive(nn.Module):
 
     def __init__(self, d: int, e: int | None = None, hidden: int = 32) -> None:
         super().__init__()
+        at_least(1, d=d, e=e or d, hidden=hidden)
         self.of_query, self.of_key = nn.Linear(d, hidden, bias=False), nn.Linear(e or d, hidden)
         self.score = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, query: Float[Tensor, "*b q d"], key: Float[Tensor, "*#b k e"]) -> Float[Tensor, "*b q k"]:
         """Scores."""
+        fits("query", query, self.of_query.in_features, self.of_query.weight)
+        fits("key", key, self.of_key.in_features, self.of_key.weight)
         return self.score(torch.tanh(self.of_query(query)[..., :, None, :] + self.of_key(key)[..., None, :, :])).squeeze(-1)
 
 
 def _same_width(query: Tensor, key: Tensor) -> None:
+    some("query", query)
+    same_kind("key", key, query)
     if query.shape[-1] != key.shape[-1]:
         raise Refused(f"key: needs the width of the query, {query.shape[-1]}, got {key.shape[-1]} (Bilinear, Additive take others)")
 
@@ -227,6 +236,8 @@ def entmax15(scores: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
 
 def _from_the_top(e: Tensor) -> Tensor:
     """e − max e, cut at −1: what is lower has weight 0 in both maps, −inf too. In float32 at least."""
+    if not e.shape[-1] or (looks(e) and not bool(e.detach().amax(-1).isfinite().all())):
+        raise Refused("scores (of x, or query, key and prior): every row needs a finite maximum, got none, NaN or infinity")
     e = e.to(torch.promote_types(e.dtype, torch.float32))
     return (e - e.detach().amax(-1, keepdim=True)).clamp_min(-1)
 
@@ -288,6 +299,8 @@ class Alibi(nn.Module):
 
     def forward(self, queries: int, keys: int) -> Float[Tensor, "h q k"]:
         """The prior for the last `queries` of `keys` positions."""
+        if min(queries, keys) < 0:
+            raise Refused(f"queries, keys: must be at least 0, got {queries} and {keys}")
         slopes: Tensor = self.get_buffer("slopes")
         return -slopes[:, None, None] * _between(queries, keys, slopes.device).abs()
 
@@ -307,6 +320,8 @@ class RelativePositions(nn.Module):
 
     def forward(self, queries: int, keys: int) -> Float[Tensor, "h q k"]:
         """The prior for the last `queries` of `keys` positions."""
+        if min(queries, keys) < 0:
+            raise Refused(f"queries, keys: must be at least 0, got {queries} and {keys}")
         between = _between(queries, keys, self.bias.device).clamp(-self.reach, self.reach)
         return self.bias[:, between + self.reach]
 

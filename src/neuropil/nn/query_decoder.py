@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused
 from neuropil.nn.attention import MultiHead
+from neuropil.nn.checks import at_least, fits, numbers
 from neuropil.nn.mlp import MLP
 
 
@@ -33,6 +34,8 @@ class KeyedHead(MultiHead):
         self, x: Float[Tensor, "b n d"], memory: Float[Tensor, "b m e"]
     ) -> tuple[Float[Tensor, "b h n c"], Float[Tensor, "b h m c"], Float[Tensor, "b h m c"]]:
         """Queries, keys and values of each head."""
+        fits("x", x, self.query.in_features, self.query.weight)
+        fits("memory", memory, 2 * self.key.in_features, self.key.weight)
         keys, values = memory.chunk(2, -1)
         q, k, v = (
             w(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -61,6 +64,7 @@ class QueryDecoderLayer(nn.Module):
 
     def __init__(self, d: int, heads: int, hidden: int, dropout: float = 0.1, self_attention: bool = False) -> None:
         super().__init__()
+        at_least(1, d=d)
         if hidden < 1 or not 0 <= dropout < 1:
             raise Refused(f"hidden, dropout: at least 1 unit and a share in [0, 1) are needed, got {hidden} and {dropout}")
         self.self_norm = nn.LayerNorm(d) if self_attention else None
@@ -83,6 +87,12 @@ class QueryDecoderLayer(nn.Module):
         mask: Bool[Tensor, "#b #q #m"] | None = None,
     ) -> Float[Tensor, "b q d"]:
         """`query_pos` are the queries' codes, `pos` those of the tokens' places; `mask` is True where a query may look."""
+        for name, x in (("target", target), ("memory", memory), ("query_pos", query_pos), ("pos", memory if pos is None else pos)):
+            fits(name, x, self.cross_norm.normalized_shape[0], self.cross_norm.weight)
+        numbers("target", target)
+        numbers("query_pos", query_pos)
+        if pos is not None:
+            numbers("pos", pos)
         t = target
         if self.self_norm is not None and self.self_attention is not None:
             x = self.self_norm(t)

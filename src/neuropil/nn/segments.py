@@ -43,7 +43,7 @@ def segment_reduce(x: Float[Tensor, "p *d"], index: Int[Tensor, "p"], n: int, ho
         return _extreme(x, index, n, f"a{how}")
     y = _sum(x, index, n)
     if how == "mean":
-        y = y / segment_sizes(index, n).clamp(min=1).to(y.dtype).view(-1, *(1,) * (x.ndim - 1))
+        y = y / _sizes(index, n).clamp(min=1).to(y.dtype).view(-1, *(1,) * (x.ndim - 1))
     return y
 
 
@@ -53,6 +53,11 @@ def segment_sizes(index: Int[Tensor, "p"], n: int) -> Int[Tensor, "{n}"]:
     >>> segment_sizes(torch.tensor([2, 0, 2]), 3)
     tensor([1, 0, 2])
     """
+    _check("index", index, n)
+    return _sizes(index, n)
+
+
+def _sizes(index: Tensor, n: int) -> Tensor:
     return index.new_zeros(n).index_add_(0, index, torch.ones_like(index))
 
 

@@ -52,6 +52,8 @@ def spike(v: Float[Tensor, "*b"], surrogate: str = "sigmoid", alpha: float = 4.0
     ([0.0, 1.0], [0.0, 0.0])
     """
     choose("surrogate", surrogate, SURROGATES)
+    if not alpha > 0:
+        raise Refused(f"alpha: must be above 0, got {alpha}")
     return _Spike.apply(v, surrogate, alpha)
 
 

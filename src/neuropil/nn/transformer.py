@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import MultiHead
-from neuropil.nn.checks import fits, within
+from neuropil.nn.checks import at_least, fits, within
 from neuropil.nn.mlp import MLP
 from neuropil.nn.sites import Site
 
@@ -91,6 +91,7 @@ class Block(nn.Module):
 
     def __init__(self, d: int, attention: nn.Module, hidden: int = 0, activation: str = "gelu", norm: bool = True) -> None:
         super().__init__()
+        at_least(1, d=d)
         self.attention_norm = nn.LayerNorm(d) if norm else nn.Identity()
         self.attention = attention
         self.middle = Site()
@@ -100,6 +101,8 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "#b #n #n"] | None = None) -> Float[Tensor, "b n d"]:
         """`mask` is True where a position may look."""
+        if isinstance(self.attention_norm, nn.LayerNorm):
+            fits("x", x, self.attention_norm.normalized_shape[0], self.attention_norm.weight)
         x = self.middle(x + self.attention(self.attention_norm(x), mask=mask))
         return x if self.mlp is None else x + self.mlp(self.mlp_norm(x))
 
@@ -179,6 +182,7 @@ class GPT(Transformer):
     def __init__(
         self, vocabulary: int, d: int, heads: int, layers: int, context: int, *, outputs: int | None = None, **options: Any
     ) -> None:
+        at_least(1, vocabulary=vocabulary, outputs=outputs or vocabulary)
         super().__init__(d, heads, layers, context, **options)
         self.embed = nn.Embedding(vocabulary, d)
         self.unembed = nn.Linear(d, outputs or vocabulary, bias=False)

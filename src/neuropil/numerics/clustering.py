@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from neuropil.errors import Refused, optional
+from neuropil.nn.checks import finite, some
 
 
 def spherical_kmeans(
@@ -26,6 +27,8 @@ def spherical_kmeans(
     >>> z[0] == z[2] != z[1]
     True
     """
+    some("x", x)
+    finite("x", x)
     b, p, d = x.shape
     if not 1 <= k <= p:
         raise Refused(f"k: must lie in 1 … {p} (the rows of a set), got {k}")

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.func import jacfwd, vmap
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import same_kind
 
 Metric = Callable[[Tensor], Tensor]  # the coordinates of one point (n,) -> g_ij, (n, n)
 
@@ -45,6 +46,8 @@ def jet(f: Callable[[Tensor], Tensor], x: Float[Tensor, "*b n"], order: int = 2)
     """
     if order < 0:
         raise Refused(f"order: must not be negative, got {order}")
+    if not x.numel():
+        raise Refused(f"x: must not be empty, got shape {tuple(x.shape)}")
 
     def derived(h: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         def last_and_all(point: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -215,6 +218,7 @@ def lie_derivative(
     value, change = jet(tensor, x, order=1)
     _check_indices(indices, value, x)
     v, dv = jet(vector, x, order=1)  # dv[k, i] = ∂_k V^i
+    same_kind("tensor", value, v)
     letters = "abcdefgh"[: len(indices)]
     result = _einsum(f"k,k{letters}->{letters}", v, change)
     for place, sign in enumerate(indices):

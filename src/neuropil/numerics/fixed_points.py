@@ -110,12 +110,13 @@ def merge(z: Float[Tensor, "b *d"], tolerance: float = 1e-2, measure: str = "l2"
         raise Refused(f"z: finite numbers are needed, {int((~z.isfinite()).sum())} are not")
     if not len(z):
         return torch.zeros(0, dtype=torch.int64, device=z.device)
-    rows = z.detach().flatten(1)
+    rows = _rows(z.detach())
     size = rows.norm(dim=1)
     if measure == "cosine":
         unit = torch.nn.functional.normalize(rows, dim=1)
         near = 1 - unit @ unit.T <= tolerance
     else:
+        _full_precision(z)
         apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
         near = apart <= tolerance * (1 + (size[:, None] + size) / 2)
     i, j = near.nonzero(as_tuple=True)
@@ -135,6 +136,9 @@ def radius(f: Function, z: Float[Tensor, "b *d"], exact: int = 256, rows: int = 
     """
     if not len(z):
         return z.new_zeros(0)
+    _full_precision(z)
+    if not z[0].numel():
+        raise Refused(f"z: rows must not be empty, got shape {tuple(z.shape)}")
     krylov = None if z[0].numel() <= exact else 64
     return torch.cat([spectral_radius(f, part, krylov).to(z.dtype) for part in z.detach().split(rows)])
 
@@ -154,4 +158,16 @@ def attracting(f: Function, found: Settled, margin: float = 1e-3) -> Bool[Tensor
 
 def length(z: Float[Tensor, "b *d"]) -> Float[Tensor, "b"]:
     """The Euclidean length of each row."""
-    return z.flatten(1).norm(dim=1)
+    return _rows(z).norm(dim=1)
+
+
+def _rows(z: Tensor) -> Tensor:
+    """The rows as a matrix."""
+    if z.ndim < 2:
+        raise Refused(f"z: rows (b, *d) are needed, got shape {tuple(z.shape)}")
+    return z.flatten(1)
+
+
+def _full_precision(z: Tensor) -> None:
+    if z.dtype not in (torch.float32, torch.float64):
+        raise Refused(f"z: float64 or float32 is needed, got {z.dtype}")

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import finite
 
 
 def geodesic(
@@ -39,7 +40,9 @@ def geodesic(
         raise Refused(f"times: at least two that rise strictly are needed, got {times.tolist()[:6]}")
     if not tolerance > 0:
         raise Refused(f"tolerance: must be positive, got {tolerance}")
-    shape = (2, *position.shape)
+    finite("position", position)
+    finite("velocity", velocity)
+    shape, n = (2, *position.shape), position.shape[-1]
 
     def unpack(state: object) -> Tensor:
         return torch.as_tensor(state, dtype=position.dtype, device=position.device).view(shape)
@@ -47,7 +50,10 @@ def geodesic(
     @torch.no_grad()
     def right_hand_side(_: float, state: object) -> object:
         x, v = unpack(state)
-        change = torch.stack([v, -torch.einsum("...mij,...i,...j->...m", christoffel(x), v, v)])
+        gamma = christoffel(x)
+        if gamma.shape[-3:] != (n, n, n):
+            raise Refused(f"christoffel: must give (…, {n}, {n}, {n}) at {n} coordinates, got {tuple(gamma.shape)}")
+        change = torch.stack([v, -torch.einsum("...mij,...i,...j->...m", gamma, v, v)])
         if inside is not None:
             change = torch.where(inside(x)[..., None], change, 0.0)
         return change.double().cpu().numpy().ravel()

@@ -31,6 +31,7 @@ def jacobian(f: Function, x: Float[Tensor, "b *i"], chunk: int | None = None) ->
     tensor([[[2., 0.],
              [0., 4.]]])
     """
+    _some(x)
     x, y = _graph(f, x)
     outputs = y[0].numel()
     rows = []
@@ -79,6 +80,9 @@ def spectral_radius(
     >>> torch.allclose(torch.stack(radii), torch.tensor(0.5))
     True
     """
+    _some(x)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise Refused(f"x: float64 or float32 is needed, got {x.dtype}")
     d = x[0].numel()
     if krylov is None:
         whole = jacobian(f, x)
@@ -106,6 +110,11 @@ def spectral_radius(
     return torch.linalg.eigvals(H[:, :m]).abs().amax(-1)
 
 
+def _some(x: Tensor) -> None:
+    if not x.numel():
+        raise Refused(f"x: must not be empty, got shape {tuple(x.shape)}")
+
+
 def _graph(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
     """x as a leaf and f(x), which can be differentiated twice."""
     x = x.detach().requires_grad_()
@@ -122,6 +131,8 @@ def _graph(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _products(f: Function, x: Tensor, square: bool = False) -> tuple[Function, Function]:
     """v ↦ J v and u ↦ Jᵀu for all samples at once."""
+    if x.ndim < 2:
+        raise Refused(f"x: samples (b, *i) are needed, got shape {tuple(x.shape)}")
     x, y = _graph(f, x)
     if square and y.shape != x.shape:
         raise Refused(f"f: must give the shape that it takes, {tuple(x.shape)}, got {tuple(y.shape)}")

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import at_least, looks, same_kind
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Pursuit:
         >>> matching_pursuit(torch.tensor([[3.0, 0.5]]), torch.eye(2), 1).dense(2)
         tensor([[3., 0.]])
         """
+        least = 1 + int(self.chosen.max().clamp_min(0)) if looks(self.chosen) and self.chosen.numel() else 0
+        at_least(least, atoms=atoms)
         code = self.coefficients.new_zeros(len(self.chosen), atoms)
         return code.scatter_add_(1, self.chosen.clamp_min(0), self.coefficients)
 
@@ -53,6 +56,7 @@ def matching_pursuit(x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], s: in
         raise Refused(f"s: must lie in 1 … {m} (the atoms), got {s}")
     if not (bool(x.isfinite().all()) and bool(atoms.isfinite().all())):
         raise Refused("x, atoms: must be finite numbers")
+    same_kind("atoms", atoms, x)
     length = atoms.norm(dim=1, keepdim=True)
     if bool((length == 0).any()):
         raise Refused(f"atoms: {int((length == 0).sum())} of {m} have length 0")

@@ -6,6 +6,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import some
 
 
 def radius_pairs(points: Float[Tensor, "n d"], radius: float) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
@@ -21,6 +22,7 @@ def radius_pairs(points: Float[Tensor, "n d"], radius: float) -> tuple[Int[Tenso
         raise Refused(f"radius: must be above 0, got {radius}")
     if not bool(points.isfinite().all()):
         raise Refused("points: must be finite, got NaN or infinity")
+    some("points", points)
     pairs = torch.from_numpy(cKDTree(points.detach().cpu().double().numpy()).query_pairs(radius, output_type="ndarray")).long()
     both = torch.cat([pairs, pairs.flip(1)])
     both = both[(both[:, 1] * len(points) + both[:, 0]).argsort()].to(points.device)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import numbers, some
 
 MEMORY = 2**24
 
@@ -27,6 +28,9 @@ def difference(a: Tensor, b: Tensor) -> Tensor:
     >>> difference(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0])).item()
     1.0
     """
+    for name, x in (("a", a), ("b", b)):
+        if not x.is_floating_point():
+            raise Refused(f"{name}: must be floating point, got {x.dtype}")
     return a.mean(-1) - b.mean(-1)
 
 
@@ -51,24 +55,28 @@ def permutation_test(
     True
     """
     choose("alternative", alternative, ("two-sided", "greater", "less"))
+    for name, x in (("a", a), ("b", b)):
+        some(name, x)
+        numbers(name, x)
     a, b = _samples(paired, a, b)
     n, m = a.shape[-1], b.shape[-1]
     exact = paired and 2**n <= resamples
     if exact:
         resamples = 2**n
     observed = statistic(a, b)
+    numbers("statistic", observed)
     slack = 1e-12 * observed.abs() + 1e-300  # equal but for rounding counts as equal
     above = below = torch.zeros_like(observed)
-    for some in _pieces(resamples, observed.numel() * (n + m), memory):
+    for piece in _pieces(resamples, observed.numel() * (n + m), memory):
         if paired:
             if exact:
-                swap = (torch.arange(some.start, some.stop, device=a.device)[:, None] >> torch.arange(n, device=a.device)) % 2 > 0
+                swap = (torch.arange(piece.start, piece.stop, device=a.device)[:, None] >> torch.arange(n, device=a.device)) % 2 > 0
             else:
-                swap = (torch.rand(len(some), n, generator=generator) < 0.5).to(a.device)
+                swap = (torch.rand(len(piece), n, generator=generator) < 0.5).to(a.device)
             x, y = a[..., None, :], b[..., None, :]
             values = statistic(torch.where(swap, y, x), torch.where(swap, x, y))
         else:
-            order = torch.rand(len(some), n + m, generator=generator).argsort(-1).to(a.device)
+            order = torch.rand(len(piece), n + m, generator=generator).argsort(-1).to(a.device)
             dealt = torch.cat([a, b], -1)[..., order]
             values = statistic(dealt[..., :n], dealt[..., n:])
         above = above + (values >= (observed - slack)[..., None]).sum(-1)
@@ -112,6 +120,8 @@ def bootstrap(
         raise Refused(f"level: must lie between 0 and 1, got {level}")
     choose("method", method, ("percentile", "bca"))
     data = _samples(paired, *samples)
+    for x in data:
+        numbers("samples", x)
     if method == "bca" and (not paired or data[0].shape[-1] < 2):
         raise Refused("method: 'bca' is for paired samples of at least two values")
     if statistic is None:
@@ -121,8 +131,10 @@ def bootstrap(
     observed = statistic(*data)
     sizes = [x.shape[-1] for x in data]
     values = []
-    for some in _pieces(resamples, observed.numel() * sum(sizes), memory):
-        drawn = [torch.randint(n, (len(some), n), generator=generator).to(data[0].device) for n in (sizes[:1] if paired else sizes)]
+    for piece in _pieces(resamples, observed.numel() * sum(sizes), memory):
+        drawn = [
+            torch.randint(n, (len(piece), n), generator=generator).to(data[0].device) for n in (sizes[:1] if paired else sizes)
+        ]
         rows = drawn * len(data) if paired else drawn
         values.append(statistic(*(x[..., row] for x, row in zip(data, rows, strict=True))))
     ordered = torch.cat(values, -1).sort(-1).values

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import at_least, numbers, some, within
 
 
 def hoyer(h: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
@@ -38,6 +39,8 @@ def class_means(h: Float[Tensor, "b n"], labels: Int[Tensor, " b"], classes: int
     tensor([[2., 0.],
             [0., 5.]])
     """
+    at_least(0, classes=classes)
+    within("labels", labels, classes)
     member = (labels == torch.arange(classes, device=labels.device)[:, None]).to(h.dtype)
     return member @ h / member.sum(1, keepdim=True)
 
@@ -52,6 +55,8 @@ def ensembles(h: Float[Tensor, "b n"], labels: Int[Tensor, " b"], classes: int, 
     tensor([[1, 0, 0, 0],
             [0, 0, 0, 1]], dtype=torch.int32)
     """
+    some("h", h)
+    numbers("h", h)
     if h.shape[-1] < 2 or bool((h < 0).any()):
         raise Refused(f"h: activity ≥ 0 of at least 2 units is needed, got {h.shape[-1]} units from {float(h.min()):g} on")
     mean = class_means(h, labels, classes)

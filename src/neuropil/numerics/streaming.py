@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import fits, nonnegative
 
 S = TypeVar("S", bound="_Sum")
 
@@ -242,6 +243,9 @@ class Histogram(_Sum):
     counts: Int[Tensor, "d bins"]
     outside: Int[Tensor, "d"]
 
+    def __post_init__(self) -> None:
+        nonnegative("counts", self.counts)
+
     @classmethod
     def of(cls, x: Float[Tensor, "*n d"], edges: Float[Tensor, "e"]) -> "Histogram":
         """Of the rows of one batch. `Refused` if the edges do not rise."""
@@ -265,6 +269,7 @@ class Histogram(_Sum):
 
     def at(self, x: Float[Tensor, "*n d"]) -> Int[Tensor, "*n d"]:
         """The count of the bin that each value lies in, 0 where it lies in none."""
+        fits("x", x, len(self.counts))
         index, inside = _bins(_rows(x), self.edges)
         return torch.where(inside, self.counts.T.gather(0, index), 0).reshape(x.shape)
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import same_kind
+from neuropil.nn.checks import at_least, same_kind
 from neuropil.nn.mlp import MLP
+from neuropil.physics.checks import channels, transformable
 
 
 def resample(u: Float[Tensor, "b c *grid"], size: int | Sequence[int]) -> Float[Tensor, "b c ..."]:
@@ -42,6 +43,7 @@ def resample(u: Float[Tensor, "b c *grid"], size: int | Sequence[int]) -> Float[
         n = u.shape[axis]
         if n == m:
             continue
+        transformable("u", u)
         least = min(n, m)
         c = torch.fft.rfft(u, dim=axis, norm="forward").narrow(axis, 0, least // 2 + 1)
         if least % 2 == 0:  # the lone mode: to ± halves going up, their sum going down
@@ -127,6 +129,8 @@ class SpectralConvolution(nn.Module):
         d, c_in = len(self.modes), self.weight.shape[-3]
         if v.ndim != d + 2 or v.shape[1] != c_in:
             raise Refused(f"v: must be (b, {c_in}, *grid) with {d} axes, got {tuple(v.shape)}")
+        if not v.numel():
+            raise Refused(f"v: must not be empty, got shape {tuple(v.shape)}")
         if any(n < 2 * k for n, k in zip(v.shape[2:], self.modes, strict=True)):
             raise Refused(f"grid: modes up to {self.modes} need at least twice as many points, got {tuple(v.shape[2:])}")
 
@@ -203,14 +207,20 @@ class FNO(nn.Module):
         super().__init__()
         if layers < 1:
             raise Refused(f"layers: must be at least 1, got {layers}")
+        at_least(1, c_out=c_out)
+        if min(int(lifting * width), int(projection * width), round(expansion * width)) < 1:
+            raise Refused(f"width: times lifting, projection and expansion must be at least 1, got {width}")
         d = 1 if isinstance(modes, int) else len(modes)
-        self.coordinates, self.periodic = coordinates, periodic
+        self.c_in, self.d, self.coordinates, self.periodic = c_in, d, coordinates, periodic
         self.lift = Pointwise([c_in + d * coordinates, int(lifting * width), width])
         self.blocks = nn.ModuleList(_Block(width, modes, round(expansion * width), i + 1 == layers) for i in range(layers))
         self.project = Pointwise([width, int(projection * width), c_out])
 
     def forward(self, u: Float[Tensor, "b i *grid"]) -> Float[Tensor, "b o *grid"]:
         """The image of a function, on its grid."""
+        channels("u", u, self.c_in, self.d, self.lift[0].weight)  # type: ignore[arg-type]
+        if not u.numel():
+            raise Refused(f"u: must not be empty, got shape {tuple(u.shape)}")
         v = self.lift(with_coordinates(u, self.periodic) if self.coordinates else u)
         for block in self.blocks:
             v = block(v)

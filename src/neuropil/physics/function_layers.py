@@ -27,8 +27,9 @@ from torch.nn.functional import conv1d, conv2d, conv3d, interpolate, pad, scaled
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import MultiHead, attend
-from neuropil.nn.checks import same_kind
+from neuropil.nn.checks import at_least, fits, same_kind
 from neuropil.nn.mlp import MLP
+from neuropil.physics.checks import channels, transformable
 from neuropil.physics.fourier import resample
 
 CONV = {1: conv1d, 2: conv2d, 3: conv3d}
@@ -57,6 +58,10 @@ def quad_attention(
         return attend(query, key, value, beta)
     if weights.shape[-1] != key.shape[-2]:
         raise Refused(f"weights: one for each of {key.shape[-2]} keys is needed, got {weights.shape[-1]}")
+    if weights.ndim >= query.ndim:
+        raise Refused(f"weights: fewer axes than those of the queries {tuple(query.shape)} are needed, got {tuple(weights.shape)}")
+    same_kind("key", key, query)
+    same_kind("value", value, query)
     bias = weights.log()[..., None, :].to(query.dtype)
     return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=beta)
 
@@ -75,6 +80,8 @@ class QuadAttention(MultiHead):
         weights: Float[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Attend from x to `memory` (default: x itself); weights are (m,) or (b, m)."""
+        if weights is not None:
+            fits("weights", weights, (x if memory is None else memory).shape[-2])
         q, k, v = self.project(x, x if memory is None else memory)
         q, k, v = self.q(q), self.k(k), self.v(v)
         weights = None if weights is None else weights.expand(len(x), -1)[:, None]
@@ -109,6 +116,9 @@ class IntegralLayer(nn.Module):
         x: Float[Tensor, "n d"] | None = None,
     ) -> Float[Tensor, "b _ c_out"]:
         """u at x. At the points y themselves (x is None) with W v, else the integral alone: v is not known there."""
+        fits("v", v, self.W.in_features, self.W.weight)
+        fits("y", y, self.kernel[0].in_features // 2, self.W.weight)  # type: ignore[operator,arg-type]
+        same_kind("q", q, v)
         at = y if x is None else x
         pairs = torch.cat(torch.broadcast_tensors(at[:, None], y), -1)
         kappa = self.kernel(pairs).unflatten(-1, (self.W.out_features, self.W.in_features))
@@ -136,6 +146,7 @@ class KernelConv(nn.Module):
         super().__init__()
         if k < 1 or k % 2 == 0 or d not in CONV:
             raise Refused(f"k, d: an odd number of taps and 1 to 3 axes are needed, got {k} and {d}")
+        at_least(1, c_in=c_in, c_out=c_out, stride=stride)
         self.k, self.d, self.stride = k, d, stride
         self.padding, self.rule = choose("padding", padding, PADDING), choose("rule", rule, RULES)
         bound = (c_in * k**d) ** -0.5
@@ -144,6 +155,8 @@ class KernelConv(nn.Module):
 
     def taps(self, scale: float) -> Float[Tensor, "o i ..."]:
         """The kernel on a grid `scale` times as fine."""
+        if not 0 < scale < math.inf:
+            raise Refused(f"scale: must be positive and finite, got {scale}")
         if scale == 1:
             return self.weight
         if self.rule == "points" and scale != round(scale):
@@ -160,6 +173,7 @@ class KernelConv(nn.Module):
 
     def forward(self, v: Float[Tensor, "b i *grid"], scale: float = 1.0) -> Float[Tensor, "b o ..."]:
         """The convolution on a grid `scale` times as fine as the one it was made for; outputs at every `stride`-th point."""
+        channels("v", v, self.weight.shape[1], self.d, self.weight)
         w = self.taps(scale)
         return CONV[self.d](_padded(v, w.shape[-1] // 2, self.padding), w, self.bias, self.stride)
 
@@ -178,12 +192,14 @@ class DifferenceConv(nn.Module):
         super().__init__()
         if k < 3 or k % 2 == 0 or d not in CONV:
             raise Refused(f"k, d: an odd number of at least 3 taps and 1 to 3 axes are needed, got {k} and {d}")
+        at_least(1, c_in=c_in, c_out=c_out)
         self.d, self.padding = d, choose("padding", padding, PADDING)
         bound = (c_in * k**d) ** -0.5
         self.weight = nn.Parameter(torch.empty(c_out, c_in, *[k] * d).uniform_(-bound, bound))
 
     def forward(self, v: Float[Tensor, "b i *grid"], h: float) -> Float[Tensor, "b o *grid"]:
         """The derivatives on a grid of spacing h > 0, the same along all axes."""
+        channels("v", v, self.weight.shape[1], self.d, self.weight)
         w = (self.weight - self.weight.mean(tuple(range(2, self.d + 2)), keepdim=True)) / _spacing(h)
         return CONV[self.d](_padded(v, w.shape[-1] // 2, self.padding), w)
 
@@ -203,6 +219,7 @@ class LocalIntegral(nn.Module):
         super().__init__()
         if d not in (1, 2) or r <= 0 or rings < 1 or angles < 0:
             raise Refused(f"d, r, rings, angles: 1 or 2, > 0, ≥ 1 and ≥ 0 are needed, got {d}, {r}, {rings} and {angles}")
+        at_least(1, c_in=c_in, c_out=c_out)
         self.r, self.d, self.rings, self.angles = r, d, rings, angles if d == 2 else 1
         self.padding = choose("padding", padding, PADDING)
         count = rings * (1 + 2 * angles) if d == 2 else 2 * rings
@@ -229,6 +246,7 @@ class LocalIntegral(nn.Module):
 
     def forward(self, v: Float[Tensor, "b i *grid"], h: float) -> Float[Tensor, "b o *grid"]:
         """The integrals at every point of a grid of spacing h."""
+        channels("v", v, self.weight.shape[1], self.d, self.weight)
         disc = 2 * self.r if self.d == 1 else math.pi * self.r**2
         w = torch.tensordot(self.weight, self.basis(h, self.weight), 1) * (h**self.d / disc)
         return CONV[self.d](_padded(v, w.shape[-1] // 2, self.padding), w)
@@ -249,6 +267,7 @@ class PatchIntegral(nn.Module):
         super().__init__()
         if min(patches, k) < 1 or d not in CONV:
             raise Refused(f"patches, k, d: at least 1, 1 and 1 to 3 axes are needed, got {patches}, {k} and {d}")
+        at_least(1, c_in=c_in, width=width)
         self.patches, self.k, self.d = patches, k, d
         bound = (c_in * k**d) ** -0.5
         self.weight = nn.Parameter(torch.empty(width, c_in, *[k] * d).uniform_(-bound, bound))
@@ -256,10 +275,8 @@ class PatchIntegral(nn.Module):
 
     def forward(self, v: Float[Tensor, "b i *grid"]) -> Float[Tensor, "b o *p"]:
         """One token for each patch, on the grid of patches."""
-        if v.ndim != self.d + 2 or v.shape[1] != self.weight.shape[1]:
-            raise Refused(f"v: must be (b, {self.weight.shape[1]}, grid…) with {self.d} axes, got {tuple(v.shape)}")
-        same_kind("v", v, self.weight)
-        if any(n % self.patches for n in v.shape[2:]):
+        channels("v", v, self.weight.shape[1], self.d, self.weight)
+        if any(not n or n % self.patches for n in v.shape[2:]):
             raise Refused(f"grid: {self.patches} patches along each axis must divide it, got {tuple(v.shape[2:])}")
         w: Tensor = self.weight
         size = [n // self.patches for n in v.shape[2:]]
@@ -279,6 +296,9 @@ def instance_norm(
     >>> instance_norm(torch.tensor([[[1.0, 3.0]]]), eps=0.0)
     tensor([[[-1.,  1.]]])
     """
+    at_least(0, eps=eps)
+    if v.ndim < 3 or 0 in v.shape[2:]:
+        raise Refused(f"v: (b, c, *grid) with points is needed, got shape {tuple(v.shape)}")
     dims = tuple(range(2, v.ndim))
     q = torch.full((), 1 / math.prod(v.shape[2:]), dtype=v.dtype, device=v.device) if weights is None else weights / weights.sum()
     v = v - (q * v).sum(dims, keepdim=True)
@@ -314,6 +334,8 @@ class OnBaseGrid(nn.Module):
         """The layer's result on the field's own grid."""
         if len(self.base) != v.ndim - 2:
             raise Refused(f"v: {len(self.base)} axes as in base={self.base} are needed, got {tuple(v.shape)}")
+        if self.periodic and v.shape[2:] != self.base:
+            transformable("v", v)
         u = self.layer(resize(v, self.base, self.periodic))
         size = [round(m * n / base) for m, n, base in zip(u.shape[2:], v.shape[2:], self.base, strict=True)]
         return resize(u, size, self.periodic)
@@ -333,6 +355,7 @@ class AttentionOperator(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, d: int, width: int, heads: int, layers: int, waves: int = 4) -> None:
         super().__init__()
+        at_least(1, c_in=c_in, c_out=c_out, d=d, width=width)
         self.waves = waves
         self.lift = MLP([c_in + 2 * d * waves, 2 * width, width])
         self.attention = nn.ModuleList(QuadAttention(width, heads) for _ in range(layers))
@@ -356,8 +379,9 @@ class AttentionOperator(nn.Module):
 def _padded(v: Tensor, by: int, padding: str) -> Tensor:
     """The field with `by` points more at each end of each axis."""
     d = v.ndim - 2
-    if padding == "periodic" and by > min(v.shape[2:]):
-        raise Refused(f"grid: at least {by} points along each axis are needed for this kernel, got {tuple(v.shape[2:])}")
+    least = max(1, by) if padding == "periodic" else 1
+    if min(v.shape[2:]) < least:
+        raise Refused(f"v: a grid of at least {least} points along each axis is needed for this kernel, got {tuple(v.shape[2:])}")
     return pad(v, [by] * (2 * d), mode=PADDING[padding])
 
 

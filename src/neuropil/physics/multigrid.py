@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least, same_kind
+from neuropil.physics.checks import channels
 
 PADDING = ("zeros", "reflect", "circular")
 # padding of Π and R, size of T's kernel, padding of T, and what n is beyond a multiple of 2^{J−1}
@@ -115,15 +117,18 @@ class MultigridLinear(nn.Module):
 
     def prolong(self, level: int, u: Tensor) -> Tensor:
         """T u, with what lies beyond the border as `padding` says."""
+        T: nn.ConvTranspose2d = self.T[level]  # type: ignore[assignment]
+        channels("u", u, T.in_channels, 2, T.weight)
         if self.padding == "zeros":
-            return self.T[level](u)
-        return self.T[level](pad(u, (1, 1, 1, 1), self.padding))[..., 2:-2, 2:-2]
+            return T(u)
+        return T(pad(u, (1, 1, 1, 1), self.padding))[..., 2:-2, 2:-2]
 
     def joined(self, level: int, u: Tensor) -> Tensor:
         """What is done to a level's u when the coarser one has been added: nothing."""
         return u
 
     def _check(self, f: Tensor) -> None:
+        channels("f", f, self.first.in_channels, 2, self.first.weight)
         beyond, unit = GRIDS[self.grid][3], 2 ** (self.levels - 1)
         short = self.padding == "reflect"  # a mirror needs a second point
         for n in f.shape[2:]:
@@ -151,6 +156,7 @@ class Smoother(nn.Module):
 
     def forward(self, u: Float[Tensor, "b u h w"], f: Float[Tensor, "b f h w"]) -> Float[Tensor, "b u h w"]:
         """One step for the right-hand side f."""
+        same_kind("f", f, u)
         return u + self.S(f - self.A(u))
 
 
@@ -168,7 +174,9 @@ class NormedCycle(MultigridLinear):
 
     def joined(self, level: int, u: Tensor) -> Tensor:
         """Mean 0 and variance 1 over channels and points."""
-        return self.norms[level](u)
+        norm: nn.GroupNorm = self.norms[level]  # type: ignore[assignment]
+        channels("u", u, norm.num_channels, 2, norm.weight)
+        return norm(u)
 
 
 class MgNO(nn.Module):
@@ -192,6 +200,7 @@ class MgNO(nn.Module):
             raise Refused(f"layers, width: must be at least 1, got {layers} and {width}")
         if norm and c_in != c_out:
             raise Refused(f"norm: the way around all needs c_in = c_out, got {c_in} and {c_out}")
+        at_least(1, c_in=c_in, c_out=c_out)
         cycle, self.norm = NormedCycle if norm else MultigridLinear, norm
         c = [c_in] + [width] * layers
         self.W = nn.ModuleList(cycle(a, width, levels, **options) for a in c[:-1])  # type: ignore[arg-type]
@@ -200,6 +209,7 @@ class MgNO(nn.Module):
 
     def forward(self, u: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """The image of a function, on its grid."""
+        channels("u", u, self.B[0].in_channels, 2, self.last.weight)  # type: ignore[arg-type]
         v = u
         for W, B in zip(self.W, self.B, strict=True):
             v = gelu(W(v) + B(v))

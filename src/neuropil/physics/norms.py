@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.physics.checks import transformable
 
 
 def relative_l2(
@@ -56,6 +57,8 @@ def relative_h1(
     h = [float(spacing)] * d if isinstance(spacing, (int, float)) else [float(s) for s in spacing]
     if len(h) != d or not all(0 < s < math.inf for s in h):
         raise Refused(f"spacing: one positive number, or one for each of {d} axes, is needed, got {spacing}")
+    if periodic:
+        transformable("target", target)
     square = _h1_periodic if periodic else _h1_bounded
     return _ratio(square(prediction - target, h), square(target, h))
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose1d, conv_transpose2d, conv_transpose3d, gelu
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least
+from neuropil.physics.checks import channels
 from neuropil.physics.fourier import Pointwise, resample
 from neuropil.physics.function_layers import KernelConv
 
@@ -59,6 +61,7 @@ class UNet(nn.Module):
         super().__init__()
         if width < 1 or not multiples or min(multiples) < 1:
             raise Refused(f"width, multiples: positive numbers are needed, got {width} and {multiples}")
+        at_least(1, c_in=c_in, c_out=c_out)
         self.base, self.d, self.factor = base, d, 2 ** (len(multiples) - 1)
         self.form = choose("form", form, ("fixed", "interpolated"))
         if base < 1 or base % self.factor:
@@ -76,6 +79,7 @@ class UNet(nn.Module):
         grid = u.shape[2:]
         if len(grid) != self.d or len(set(grid)) > 1 or grid[0] % self.factor:
             raise Refused(f"u: {self.d} equal axes of a multiple of {self.factor} points are needed, got {tuple(u.shape)}")
+        channels("u", u, self.lift[0].in_features, self.d, self.lift[0].weight)  # type: ignore[arg-type]
         scale = grid[0] / self.base if self.form == "interpolated" else 1.0
         skips = []
         v = self.blocks[0](self.lift(u), scale)

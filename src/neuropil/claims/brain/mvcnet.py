@@ -196,9 +196,9 @@ def contrast_does_not_hurt_within_subjects(trial: Trial) -> Outcome:
 def better_than_spatial_filters(trial: Trial) -> Outcome:
     """Across subjects MVCNet is no worse than common spatial patterns and than logistic regression in the tangent space.
 
-    The simulator's hands differ in the power of two dipoles' rhythms, which is just what spatial patterns look for; and the net takes
-    80 steps, 14 passes over 360 trials, where the paper has a hundred. On another seed 160 steps gave the net without contrast three
-    points more, still fewer than the patterns had.
+    The simulator's hands differ in the power of two dipoles' rhythms, which is just what spatial patterns look for; and the net
+    takes 80 steps, 14 passes over 360 trials, where the paper has a hundred. On another seed 160 steps gave the net without
+    contrast three points more, still fewer than the patterns had.
     """
     found = {
         "MVCNet": accuracies(trial, "MVCNet"),
