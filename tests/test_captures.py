@@ -384,7 +384,7 @@ def test_truncated_binaries_are_refused(tmp_path, name):
     [
         ("cameras", "PINHOLE", "FISHEYE", "cameras.txt: unknown camera model FISHEYE"),
         ("cameras", "PINHOLE", "OPENCV", "cameras.txt: a OPENCV camera has 8 parameters, got 4"),
-        ("cameras", "20.", "-20.", "images: 000.png: the focal length must be positive"),
+        ("cameras", "20.", "-20.", "images.txt: 000.png: the focal length must be positive"),
         ("cameras", "16 12", "x y", "cameras.txt is truncated"),
         ("cameras", "1 PINHOLE", "2 PINHOLE", "000.png has camera 1, which does not exist"),
         ("images", "000.png", "zzz.png", "zzz.png: no file"),

@@ -270,7 +270,7 @@ def test_bad_training_is_refused():
     for given in ({"decay": -1.0}, {"epochs": 0}, {"patience": 0}, {"every": 0}):
         with pytest.raises(Refused, match="decay, epochs, patience, every"):
             cm.fit_clicks(cm.LogisticRegression([5, 5, 5]), rows, rows, **given)
-    with pytest.raises(Refused, match="at least one score"):
+    with pytest.raises(Refused, match="labels: both 0 and 1"):
         cm.fit_clicks(cm.LogisticRegression([5, 5, 5]), rows, (rows[0], torch.ones(64)), epochs=1)
 
 

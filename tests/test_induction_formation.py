@@ -187,7 +187,7 @@ def test_blind_to_the_exemplars_of_labels_it_guesses_and_with_a_perfect_layer_1_
 def test_the_model_is_restored_after_exceptions():
     model, data = written()
     whole, labels = model(data.x, data.labels), data.labels[:1]  # of another batch
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Refused, match="labels"):
         logits(model, data, perfect_layer_1(model), perfect_copy(1, 1, torch.tensor([[7, 9], [7, 9]])))
     with pytest.raises(KeyboardInterrupt), override(model, ablate(1, [0], 2)):
         raise KeyboardInterrupt

@@ -79,7 +79,7 @@ def test_the_loop_is_its_formula():
     for step in range(4):
         x, y = BATCHES(step)
         value = mse_loss(expected(x), y)
-        assert history.losses[step] == value.item()
+        assert history.losses[step] == pytest.approx(value.item(), rel=1e-5)  # SGD rounds p − lr g as the processor likes
         for p, g in zip(expected.parameters(), torch.autograd.grad(value, list(expected.parameters())), strict=True):
             p.data -= 0.1 * cosine()(step / 4) * g
     for p, q in zip(model.parameters(), expected.parameters(), strict=True):
