@@ -42,7 +42,7 @@ def main() -> int:
     if given.known:
         report.write_known(tallies)
     if given.write:
-        report.write_page(tallies, "quick form" if given.quick else f"{given.rounds} rounds")
+        report.write_page(tallies, "quick form" if given.quick else f"{given.rounds} round{'s' * (given.rounds > 1)}")
     bad = 0
     for tally in tallies:
         new, gone = report.new_and_gone(tally)
