@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from neuropil.lab import run
+from neuropil.lab.check import THREAD_VARIABLES
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREADS = (*THREAD_VARIABLES, "NUMBA_NUM_THREADS")
 
 
 class Missing(Exception):

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,7 @@ def _contents(folder: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def _temporary(path: Path, folder: bool) -> Iterator[Path]:
     """A file or folder ``.NAME.xxxx.tmp`` whose lock says that somebody is writing: the ones without are swept."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
-        with _held(left, wait=False) as ours:
-            if ours:
-                _delete(left)
+    sweep(path.parent, f".{glob.escape(path.name)}.????????.tmp")
     while True:
         if folder:
             name = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -101,6 +98,14 @@ def _held(path: Path, wait: bool) -> Iterator[bool]:
         os.close(handle)
 
 
+def sweep(folder: Path, pattern: str) -> None:
+    """Delete the temporary files and folders in `folder` that killed processes left: those of `pattern` that nobody holds."""
+    for left in folder.glob(pattern):
+        with _held(left, wait=False) as ours:
+            if ours:
+                _delete(left)
+
+
 def _delete(path: Path) -> None:
     with contextlib.suppress(OSError):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -132,6 +137,14 @@ def sha256(content: bytes | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def kept(name: str, variable: str) -> Path:
+    """The folder of what the repository keeps: ``$variable``, else the checkout's ``name/``, else ``./name``."""
+    if chosen := os.environ.get(variable):
+        return Path(chosen)
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout / name if (checkout / "pyproject.toml").is_file() else Path(name)
+
+
 def read_json(path: Path, what: str) -> Any:
     """The JSON in `path`; a corrupt or truncated file is `Refused` by name, with what it was meant to be."""
     try:
@@ -160,3 +173,8 @@ def code_only(source: str) -> bytes:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
     return ast.unparse(tree).encode()  # not ast.dump, whose form changes with the Python version
+
+
+def code_hash(files: Iterable[Path]) -> str:
+    """16 hex digits of what the `code_only` of these files hashes to, in their order."""
+    return sha256(b"".join(code_only(file.read_text(encoding="utf-8")) for file in files))[:16]

@@ -10,23 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from neuropil.cli.run import progress_bar
-from neuropil.cli.style import number
+from neuropil.cli.style import interval, number
 from neuropil.errors import choose
 from neuropil.lab import race
+from neuropil.lab.expect import Metric
 from neuropil.lab.trial import BUDGETS
-
-
-def interval(values: Any) -> str:
-    """``[low, high]``, or nothing for one seed."""
-    return f" [{number(values[0])}, {number(values[1])}]" if values else ""
 
 
 def ranking_table(facts: dict[str, Any]) -> Table:
     """The ranking in a terminal; an entry that broke says why."""
-    metric = facts["metric"]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    unit = f" in {metric['unit']}" if metric["unit"] else ""
-    table.title, table.title_justify = f"{facts['role']}: {metric['name']}{unit}, {metric['better']} is better", "left"
+    table.title, table.title_justify = f"{facts['role']}: {Metric(**facts['metric']).words}", "left"
     for name in ("", "entry", "numbers", "mean", "from the best", "seconds", "system"):
         right = name in ("", "numbers", "seconds")
         table.add_column(name, overflow="fold", justify="right" if right else "left", no_wrap=right)

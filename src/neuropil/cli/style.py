@@ -1,5 +1,6 @@
 """How verdicts and effects look on a terminal: always a word, a colour only beside it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.text import Text
@@ -18,10 +19,14 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def interval(span: Sequence[float] | None) -> str:
+    """`` [low, high]``, to stand behind a number; nothing for one seed."""
+    return f" [{number(span[0])}, {number(span[1])}]" if span else ""
+
+
 def effect_words(facts: dict[str, Any]) -> str:
     """``effect 0.12 [0.10, 0.14], expected at least 0.1 above the baseline``."""
     if facts.get("effect") is None:
         return f"no verdict at this budget, expected {facts['expect']['words']}"
-    interval = facts["interval"]
-    span = f" [{number(interval[0])}, {number(interval[1])}]" if interval else " (one seed)"
+    span = interval(facts["interval"]) or " (one seed)"
     return f"effect {number(facts['effect'])}{span}, expected {facts['expect']['words']}"

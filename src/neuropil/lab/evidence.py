@@ -7,15 +7,14 @@ it is shown as such and measured again by `neuropil check`.
 """
 
 import functools
-import hashlib
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neuropil import files
 from neuropil.catalog import System
 from neuropil.errors import Refused
-from neuropil.files import code_only, locked, read_json, write_atomic, write_json
+from neuropil.files import locked, read_json, write_atomic, write_json
 
 FORMAT = 1
 NEEDED = {"system", "claim", "budget", "metric", "expect", "rows", "verdict"}
@@ -23,10 +22,7 @@ NEEDED = {"system", "claim", "budget", "metric", "expect", "rows", "verdict"}
 
 def root() -> Path:
     """``$NEUROPIL_EVIDENCE``, else the checkout's ``evidence/``, else ``./evidence``."""
-    if chosen := os.environ.get("NEUROPIL_EVIDENCE"):
-        return Path(chosen)
-    checkout = Path(__file__).resolve().parents[3]
-    return checkout / "evidence" if (checkout / "pyproject.toml").is_file() else Path("evidence")
+    return files.kept("evidence", "NEUROPIL_EVIDENCE")
 
 
 @dataclass(frozen=True)
@@ -94,8 +90,7 @@ def record(path: Path, row: dict[str, Any], pictures: dict[str, bytes], summaris
     picture that is not there.
     """
     with locked(path):
-        for orphan in _orphans(path):
-            orphan.unlink(missing_ok=True)  # of a killed process: the lock says that nobody is writing
+        files.sweep(path.parent, _temporaries(path))
         for name, content in pictures.items():
             write_atomic(path.with_name(f"{path.name.removesuffix('.json')}.{name}.png"), content)
         rows = read(path).fresh(row["fingerprint"]) | {row["seed"]: row}
@@ -104,15 +99,15 @@ def record(path: Path, row: dict[str, Any], pictures: dict[str, bytes], summaris
 
 
 def sweep(path: Path) -> None:
-    """Delete the temporary files that a killed process left of `path` and its pictures; the lock says that nobody is writing."""
-    if _orphans(path):  # looking needs no lock
+    """Delete the temporary files that a killed process left of `path` and its pictures."""
+    if any(path.parent.glob(_temporaries(path))):  # looking needs no lock
         with locked(path):
-            for orphan in _orphans(path):
-                orphan.unlink(missing_ok=True)
+            files.sweep(path.parent, _temporaries(path))
 
 
-def _orphans(path: Path) -> list[Path]:
-    return list(path.parent.glob(f".{path.name.removesuffix('.json')}.*.tmp"))
+def _temporaries(path: Path) -> str:
+    """What the temporary files of an evidence file and its pictures are called."""
+    return f".{path.name.removesuffix('.json')}.*.tmp"
 
 
 def standing(system: System) -> tuple[str, str | None]:
@@ -129,10 +124,7 @@ def standing(system: System) -> tuple[str, str | None]:
 @functools.cache
 def fingerprint(system: System) -> str:
     """Hash of the code that a system's evidence rests on: its claim file and its parts' files, without comments and docstrings."""
-    digest = hashlib.sha256()
-    for file in sorted({_file(system.module), *map(_file, system.parts)}):
-        digest.update(code_only(file.read_text(encoding="utf-8")))
-    return digest.hexdigest()[:16]
+    return files.code_hash(sorted({_file(system.module), *map(_file, system.parts)}))
 
 
 def _file(dotted: str) -> Path:

@@ -28,6 +28,19 @@ class Metric:
     def __post_init__(self) -> None:
         choose("better", self.better, ("higher", "lower"))
 
+    def as_json(self) -> dict[str, str]:
+        """What is kept of it; ``Metric(**facts)`` takes it back.
+
+        >>> Metric(**Metric("time", "lower", "ms").as_json()).words
+        'time in ms, lower is better'
+        """
+        return {"name": self.name, "better": self.better, "unit": self.unit}
+
+    @property
+    def words(self) -> str:
+        """Its name, unit and direction."""
+        return f"{self.name}{f' in {self.unit}' if self.unit else ''}, {self.better} is better"
+
 
 @dataclass(frozen=True)
 class Verdict:

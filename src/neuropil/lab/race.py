@@ -19,7 +19,6 @@ import importlib
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuropil import catalog
 from neuropil.errors import Refused, choose, optional
-from neuropil.files import code_only, read_json, sha256, write_atomic, write_json
+from neuropil.files import code_hash, kept, read_json, sha256, write_atomic, write_json
 from neuropil.lab import evidence
 from neuropil.lab.expect import Metric
 from neuropil.lab.trial import Trial
@@ -141,10 +140,7 @@ class Place:
 
 def root() -> Path:
     """``$NEUROPIL_RACES``, else the checkout's ``races/``, else ``./races``."""
-    if chosen := os.environ.get("NEUROPIL_RACES"):
-        return Path(chosen)
-    checkout = Path(__file__).resolve().parents[3]
-    return checkout / "races" if (checkout / "pyproject.toml").is_file() else Path("races")
+    return kept("races", "NEUROPIL_RACES")
 
 
 def roles() -> dict[str, list[tuple[str, str]]]:
@@ -321,7 +317,7 @@ def summary(
     return {
         "format": FORMAT,
         "role": role.name,
-        "metric": {"name": role.metric.name, "better": role.metric.better, "unit": role.metric.unit},
+        "metric": role.metric.as_json(),
         "settings": vars(asked),
         "seeds": seeds,
         "ranking": [vars(place) for place in rank(here, role.metric, runners)],
@@ -349,8 +345,7 @@ def read(folder: Path) -> dict[str, Any]:
 def role_code(name: str) -> str:
     """Hash of the code of a role's file and of what all roles share, found without importing it."""
     others = {other.replace("-", "_") for other in roles() if other != name}
-    files = [file for file in sorted(RACES.glob("*.py")) if file.stem not in others]
-    return hashlib.sha256(b"".join(code_only(file.read_text(encoding="utf-8")) for file in files)).hexdigest()[:16]
+    return code_hash(file for file in sorted(RACES.glob("*.py")) if file.stem not in others)
 
 
 def fingerprints(role: Role) -> dict[str, str]:

@@ -114,7 +114,7 @@ def summary(claim: Claim, budget: str, rows: Sequence[Row]) -> dict[str, Any]:
         "sentence": claim.sentence,
         "budget": budget,
         "seeds": [row["seed"] for row in rows],
-        "metric": {"name": claim.metric.name, "better": claim.metric.better, "unit": claim.metric.unit},
+        "metric": claim.metric.as_json(),
         "expect": claim.expect.as_json() | {"words": str(claim.expect)},
         "method": {"name": claim.method, "values": method},
         "baseline": {"name": claim.baseline, "values": baseline},

@@ -48,6 +48,28 @@ def some(name: str, x: Tensor, axis: int = -1) -> None:
         raise Refused(f"{name}: axis {axis} must not be empty, got shape {tuple(x.shape)}")
 
 
+def filled(name: str, x: Tensor) -> None:
+    """`Refused` if `x` has no numbers.
+
+    >>> filled("x", torch.zeros(0, 2))
+    Traceback (most recent call last):
+    neuropil.errors.Refused: x: must not be empty, got shape (0, 2)
+    """
+    if not x.numel():
+        raise Refused(f"{name}: must not be empty, got shape {tuple(x.shape)}")
+
+
+def full_precision(name: str, x: Tensor) -> None:
+    """`Refused` unless `x` is float32 or float64: torch decomposes nothing else.
+
+    >>> full_precision("x", torch.zeros(2).half())
+    Traceback (most recent call last):
+    neuropil.errors.Refused: x: float64 or float32 is needed, got torch.float16
+    """
+    if x.dtype not in (torch.float32, torch.float64):
+        raise Refused(f"{name}: float64 or float32 is needed, got {x.dtype}")
+
+
 def at_least(least: float | int, **given: Any) -> None:
     """`Refused` unless all numbers are finite and at least `least`.
 

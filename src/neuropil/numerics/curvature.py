@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.func import jacfwd, vmap
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import same_kind
+from neuropil.nn.checks import filled, full_precision, same_kind
 
 Metric = Callable[[Tensor], Tensor]  # the coordinates of one point (n,) -> g_ij, (n, n)
 
@@ -46,8 +46,7 @@ def jet(f: Callable[[Tensor], Tensor], x: Float[Tensor, "*b n"], order: int = 2)
     """
     if order < 0:
         raise Refused(f"order: must not be negative, got {order}")
-    if not x.numel():
-        raise Refused(f"x: must not be empty, got shape {tuple(x.shape)}")
+    filled("x", x)
 
     def derived(h: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         def last_and_all(point: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -171,8 +170,7 @@ def geometry(metric: Metric, x: Float[Tensor, "*b n"], order: int = 2) -> Geomet
     >>> flat.riemann.shape, float(flat.kretschmann.max())
     (torch.Size([7, 3, 3, 3, 3]), 0.0)
     """
-    if x.dtype not in (torch.float32, torch.float64):
-        raise Refused(f"x: float64 or float32 is needed, got {x.dtype}")
+    full_precision("x", x)
     if order not in (1, 2):
         raise Refused(f"order: must be 1 (connection) or 2 (curvature), got {order}")
     with torch.autocast(x.device.type, enabled=False):

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import full_precision
 from neuropil.numerics.jacobians import spectral_radius
 
 Function = Callable[[Tensor], Tensor]
@@ -116,7 +117,7 @@ def merge(z: Float[Tensor, "b *d"], tolerance: float = 1e-2, measure: str = "l2"
         unit = torch.nn.functional.normalize(rows, dim=1)
         near = 1 - unit @ unit.T <= tolerance
     else:
-        _full_precision(z)
+        full_precision("z", z)
         apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
         near = apart <= tolerance * (1 + (size[:, None] + size) / 2)
     i, j = near.nonzero(as_tuple=True)
@@ -136,7 +137,7 @@ def radius(f: Function, z: Float[Tensor, "b *d"], exact: int = 256, rows: int = 
     """
     if not len(z):
         return z.new_zeros(0)
-    _full_precision(z)
+    full_precision("z", z)
     if not z[0].numel():
         raise Refused(f"z: rows must not be empty, got shape {tuple(z.shape)}")
     krylov = None if z[0].numel() <= exact else 64
@@ -166,8 +167,3 @@ def _rows(z: Tensor) -> Tensor:
     if z.ndim < 2:
         raise Refused(f"z: rows (b, *d) are needed, got shape {tuple(z.shape)}")
     return z.flatten(1)
-
-
-def _full_precision(z: Tensor) -> None:
-    if z.dtype not in (torch.float32, torch.float64):
-        raise Refused(f"z: float64 or float32 is needed, got {z.dtype}")

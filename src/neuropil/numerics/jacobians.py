@@ -17,6 +17,7 @@ from torch.autograd import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import filled, full_precision
 
 Function = Callable[[Tensor], Tensor]
 
@@ -31,7 +32,7 @@ def jacobian(f: Function, x: Float[Tensor, "b *i"], chunk: int | None = None) ->
     tensor([[[2., 0.],
              [0., 4.]]])
     """
-    _some(x)
+    filled("x", x)
     x, y = _graph(f, x)
     outputs = y[0].numel()
     rows = []
@@ -80,9 +81,8 @@ def spectral_radius(
     >>> torch.allclose(torch.stack(radii), torch.tensor(0.5))
     True
     """
-    _some(x)
-    if x.dtype not in (torch.float32, torch.float64):
-        raise Refused(f"x: float64 or float32 is needed, got {x.dtype}")
+    filled("x", x)
+    full_precision("x", x)
     d = x[0].numel()
     if krylov is None:
         whole = jacobian(f, x)
@@ -108,11 +108,6 @@ def spectral_radius(
         H[:, j + 1, j] = (rest * alive)[:, 0]
         Q.append(torch.where(alive, w / rest.where(alive, torch.ones_like(rest)), torch.zeros_like(w)))
     return torch.linalg.eigvals(H[:, :m]).abs().amax(-1)
-
-
-def _some(x: Tensor) -> None:
-    if not x.numel():
-        raise Refused(f"x: must not be empty, got shape {tuple(x.shape)}")
 
 
 def _graph(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:

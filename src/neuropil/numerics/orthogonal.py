@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import at_least
+from neuropil.nn.checks import at_least, full_precision
 
 
 def skew(values: Float[Tensor, "*b m"], n: int) -> Float[Tensor, "*b {n} {n}"]:
@@ -38,7 +38,7 @@ def exp_skew(values: Float[Tensor, "*b m"], n: int) -> Float[Tensor, "*b {n} {n}
     tensor([[ 0., -1.],
             [ 1.,  0.]])
     """
-    _full_precision("values", values)
+    full_precision("values", values)
     return torch.linalg.matrix_exp(skew(values, n))
 
 
@@ -49,11 +49,6 @@ def cayley(A: Float[Tensor, "*b n n"]) -> Float[Tensor, "*b n n"]:
     >>> torch.allclose(Q @ Q.T, torch.eye(3), atol=1e-6)
     True
     """
-    _full_precision("A", A)
+    full_precision("A", A)
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     return torch.linalg.solve(eye - A / 2, eye + A / 2)
-
-
-def _full_precision(name: str, x: Tensor) -> None:
-    if x.dtype not in (torch.float32, torch.float64):
-        raise Refused(f"{name}: float64 or float32 is needed, got {x.dtype}")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import same_kind
+from neuropil.nn.checks import filled, same_kind
 
 
 def channels(name: str, v: Tensor, c: int, d: int, like: Tensor) -> None:
@@ -26,7 +26,6 @@ def transformable(name: str, u: Tensor) -> None:
     Traceback (most recent call last):
     neuropil.errors.Refused: u: must not be empty, got shape (0, 1, 8)
     """
-    if not u.numel():
-        raise Refused(f"{name}: must not be empty, got shape {tuple(u.shape)}")
+    filled(name, u)
     if u.dtype == torch.bfloat16 or (u.dtype == torch.float16 and u.device.type == "cpu"):
         raise Refused(f"{name}: float32 or float64 is needed, got {u.dtype}")

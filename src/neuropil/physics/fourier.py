@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import at_least, same_kind
+from neuropil.nn.checks import at_least, filled, same_kind
 from neuropil.nn.mlp import MLP
 from neuropil.physics.checks import channels, transformable
 
@@ -129,8 +129,7 @@ class SpectralConvolution(nn.Module):
         d, c_in = len(self.modes), self.weight.shape[-3]
         if v.ndim != d + 2 or v.shape[1] != c_in:
             raise Refused(f"v: must be (b, {c_in}, *grid) with {d} axes, got {tuple(v.shape)}")
-        if not v.numel():
-            raise Refused(f"v: must not be empty, got shape {tuple(v.shape)}")
+        filled("v", v)
         if any(n < 2 * k for n, k in zip(v.shape[2:], self.modes, strict=True)):
             raise Refused(f"grid: modes up to {self.modes} need at least twice as many points, got {tuple(v.shape[2:])}")
 
@@ -219,8 +218,7 @@ class FNO(nn.Module):
     def forward(self, u: Float[Tensor, "b i *grid"]) -> Float[Tensor, "b o *grid"]:
         """The image of a function, on its grid."""
         channels("u", u, self.c_in, self.d, self.lift[0].weight)  # type: ignore[arg-type]
-        if not u.numel():
-            raise Refused(f"u: must not be empty, got shape {tuple(u.shape)}")
+        filled("u", u)
         v = self.lift(with_coordinates(u, self.periodic) if self.coordinates else u)
         for block in self.blocks:
             v = block(v)

@@ -25,7 +25,8 @@ from neuropil.learning.finite_difference import swap
 from neuropil.learning.forward_forward import ForwardForward, GoodnessBackprop
 from neuropil.learning.hlop import HLOP
 from neuropil.learning.rule import Backprop, Rule
-from neuropil.races.own import arrays, rows
+from neuropil.races.own import arrays, fifths, rows
+from neuropil.races.panels import panels
 from neuropil.races.training import numbers, to_budget, tuned
 
 RATES = (3e-4, 1e-3, 1e-2, 3e-2)
@@ -76,7 +77,7 @@ def own(source: str, generator: torch.Generator) -> Classes:
         raise Refused(
             f"data: x of {source} must have at least as many numbers a row as there are classes ({classes}), got {x.shape[1]}"
         )
-    train, validate, test = torch.randperm(n, generator=generator).tensor_split([n - 2 * (n // 5), n - n // 5])
+    train, validate, test = torch.randperm(n, generator=generator).split(fifths(n))
     low, high = x[train].amin(0), x[train].amax(0)
     x = ((x - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
     return Classes((x[train], y[train]), (x[validate], y[validate]), (x[test], y[test]), classes)
@@ -186,19 +187,14 @@ class Frozen(Backprop):
 
 def draw(seen: Classes, found: Sequence[tuple[str, float, Shown]]) -> object:
     """What each rule takes the classes for: rows are true classes."""
-    import matplotlib.pyplot as plt
-
-    lines = -(-len(found) // 5)
-    figure, axes = plt.subplots(lines, 5, figsize=(12.5, 2.8 * lines), squeeze=False, layout="constrained")
-    for cell in axes.flat:
-        cell.axis("off")
-    for cell, (name, value, shown) in zip(axes.flat, found, strict=False):
+    figure, cells = panels(len(found), 5, 2.5, 2.8)
+    for cell, (name, value, shown) in zip(cells, found, strict=False):
         share = shown["confusion"] / shown["confusion"].sum(1, keepdim=True).clamp_min(1)
         cell.axis("on")
         cell.imshow(share, cmap="Blues", vmin=0, vmax=1)
         cell.set(xticks=[], yticks=[])
         cell.set_title(f"{name}: {value:.3f}", fontsize=10)
-    axes[0, 0].set(xlabel="answered", ylabel="true class")
+    cells[0].set(xlabel="answered", ylabel="true class")
     return figure
 
 

@@ -25,7 +25,7 @@ from neuropil.physics.function_layers import AttentionOperator
 from neuropil.physics.multigrid import MgNO
 from neuropil.physics.norms import relative_l2
 from neuropil.physics.unet import UNet
-from neuropil.races.own import arrays, rows
+from neuropil.races.own import arrays, fifths, rows
 from neuropil.races.training import closest, descend, numbers, to_budget, tuned
 
 RATES = (1e-3, 3e-3, 1e-2)
@@ -56,7 +56,7 @@ def prepare(course: Course) -> Pairs:
     trial = course.trial
     g = trial.generator(1)
     if course.source is None:
-        sizes = trial.pick(smoke=(8, 8, 8), quick=(120, 40, 40), full=(400, 100, 100))
+        sizes = trial.pick(smoke=[8, 8, 8], quick=[120, 40, 40], full=[400, 100, 100])
         a = two_phases(sum(sizes), POINTS, g)
         x, y = ((a - 7.5) / 4.5)[..., 1:-1, 1:-1], darcy(a)[..., 1:-1, 1:-1]
     else:
@@ -69,10 +69,10 @@ def prepare(course: Course) -> Pairs:
                 f"data: x and y of {course.source} need one square grid of at least 8², got {tuple(x.shape)} and {tuple(y.shape)}"
             )
         order = torch.randperm(n, generator=g)
-        x, y, sizes = x[order], y[order], (n - 2 * (n // 5), n // 5, n // 5)
+        x, y, sizes = x[order], y[order], fifths(n)
         x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
     y = y / y[: sizes[0]].std().clamp_min(1e-12)
-    return Pairs(*zip(x.split(list(sizes)), y.split(list(sizes)), strict=True))
+    return Pairs(*zip(x.split(sizes), y.split(sizes), strict=True))
 
 
 def measure(make: Callable[[Size, int], nn.Module], seen: Pairs, course: Course) -> Score:

@@ -24,7 +24,7 @@ from neuropil.errors import Refused
 from neuropil.lab.expect import Metric
 from neuropil.lab.race import Course, Role, Score, Shown
 from neuropil.nn.scan import scan
-from neuropil.races.own import arrays, rows
+from neuropil.races.own import arrays, fifths, rows
 from neuropil.races.training import descend, numbers, to_budget, tuned
 
 RATES = (1e-3, 3e-3, 1e-2)
@@ -80,11 +80,11 @@ def own(source: str, generator: torch.Generator) -> Sequences:
         raise Refused(f"data: y of {source} must be (n), or integers (n, t) = ({n}, {len(x)}), got {tuple(y.shape)}")
     if not y.is_floating_point() and y.min() < 0:
         raise Refused(f"data: y of {source} must be classes from 0, got {int(y.min())}")
-    order = torch.randperm(n, generator=generator)
-    train = order[: n - 2 * (n // 5)]
+    order, sizes = torch.randperm(n, generator=generator), fifths(n)
+    train = order[: sizes[0]]
     x = (x - x[:, train].mean((0, 1))) / x[:, train].std((0, 1)).clamp_min(1e-6)
     y = y.T if y.ndim == 2 else y
-    return cut((x[:, order], y[..., order]), [n - 2 * (n // 5), n // 5, n // 5], asked=len(x) if y.ndim == 2 else 1)
+    return cut((x[:, order], y[..., order]), sizes, asked=len(x) if y.ndim == 2 else 1)
 
 
 def cut(whole: Part, sizes: list[int], asked: int) -> Sequences:
@@ -127,7 +127,7 @@ def measure(make: Callable[[int, int, int], nn.Module], seen: Sequences, course:
     with torch.no_grad():
         value = accuracy(found.net, seen.test)
         x = seen.test[0][:, :256]
-        course_of = torch.stack([accuracy_at(found.net(x)[t], seen.test[1][..., :256], t) for t in range(len(x))])
+        course_of = torch.stack([accuracy_at(step, seen.test[1][..., :256], t) for t, step in enumerate(found.net(x))])
     return Score(value, numbers(found.net), found.notes, {"over time": course_of})
 
 

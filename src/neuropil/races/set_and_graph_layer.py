@@ -9,6 +9,7 @@ layers see the clique graph; attention lets a pupil look at those with whom they
 and `edge` (p) membership pairs, `labels` (n) classes, −1 for unknown, and perhaps `x` (n, d).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -103,8 +104,8 @@ def measure(make: Build, seen: Society, course: Course) -> Score:
     """Test accuracy at the rate that is best on the validation pupils."""
     trial = course.trial
 
-    def accuracy(net: nn.Module, part: Tensor) -> float:
-        return float((net(seen.x, seen.h).argmax(-1)[part] == seen.labels[part]).float().mean())
+    def accuracy(guess: Tensor, part: Tensor) -> float:
+        return float((guess[part] == seen.labels[part]).float().mean())
 
     def loss(net: nn.Module, step: int) -> Tensor:
         return cross_entropy(net(seen.x, seen.h)[seen.train], seen.labels[seen.train])
@@ -112,7 +113,7 @@ def measure(make: Build, seen: Society, course: Course) -> Score:
     found = tuned(
         lambda: make(seen.x.shape[1], seen.classes, course.parameters),
         descend(loss),
-        lambda net: accuracy(net, seen.validate),
+        lambda net: accuracy(net(seen.x, seen.h).argmax(-1), seen.validate),
         course,
         trial.pick(smoke=RATES[2:3], quick=RATES, full=RATES),
         trial.pick(smoke=2, quick=100, full=400),
@@ -120,8 +121,7 @@ def measure(make: Build, seen: Society, course: Course) -> Score:
     )
     with torch.no_grad():
         guess = found.net(seen.x, seen.h).argmax(-1)
-        value = accuracy(found.net, seen.test)
-    return Score(value, numbers(found.net), found.notes, {"guess": guess})
+    return Score(accuracy(guess, seen.test), numbers(found.net), found.notes, {"guess": guess})
 
 
 class Net(nn.Module):
@@ -274,8 +274,9 @@ class DualAmong(Among):
         return self.attention(x, mask=mask, symbols=self.symbols(x))
 
 
+@functools.lru_cache(maxsize=1)
 def met(h: Hypergraph) -> Tensor:
-    """Who shares an edge with whom, (1, n, n), everybody with themselves."""
+    """Who shares an edge with whom, (1, n, n), everybody with themselves; kept, as each layer asks at each step."""
     mask = torch.eye(h.nodes, dtype=torch.bool)
     graph = h.clique()
     mask[graph.u, graph.v] = True

@@ -17,6 +17,7 @@ from neuropil.errors import Refused, optional
 from neuropil.lab.expect import Metric
 from neuropil.lab.race import Course, Role, Shown
 from neuropil.numerics.mesh_distance import signed_distance
+from neuropil.races.panels import panels
 from neuropil.races.spatial import GENERAL, Samples, measure, pixel_centres, split
 
 CLIP, LONGEST, SIDE = 0.1, 1.6, 96
@@ -61,13 +62,8 @@ def about(vertices: Tensor, faces: Tensor, count: int, generator: torch.Generato
 
 def draw(samples: Samples, found: Sequence[tuple[str, float, Shown]]) -> object:
     """The slice z = 0 of the distance as each field has it; the black line is its surface."""
-    import matplotlib.pyplot as plt
-
-    lines = -(-len(found) // 4)
-    figure, axes = plt.subplots(lines, 4, figsize=(12, 3.2 * lines), squeeze=False, layout="constrained")
-    for cell in axes.flat:
-        cell.axis("off")
-    for cell, (name, value, shown) in zip(axes.flat, found, strict=False):
+    figure, cells = panels(len(found), 4, 3.0, 3.2)
+    for cell, (name, value, shown) in zip(cells, found, strict=False):
         plane = shown["values"].reshape(SIDE, SIDE).clamp(-1, 1).numpy()
         cell.imshow(plane, cmap="RdBu", vmin=-1, vmax=1)
         if plane.min() < 0 < plane.max():

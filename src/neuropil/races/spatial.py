@@ -18,6 +18,7 @@ from neuropil.fields.resfields import ResField
 from neuropil.fields.s3im import S3IM
 from neuropil.lab.race import Course, Score, Shown
 from neuropil.nn.mlp import MLP
+from neuropil.races.panels import panels
 from neuropil.races.training import closest, descend, numbers, to_budget, tuned
 
 RATES = (5e-4, 2e-3, 1e-2, 4e-2)
@@ -222,16 +223,9 @@ def pixel_centres(*sizes: int) -> Tensor:
 
 def gallery(pictures: Sequence[tuple[str, Tensor]], columns: int = 4) -> object:
     """Pictures (h, w, 3) in [0, 1] with titles, in rows."""
-    import matplotlib.pyplot as plt
-
-    lines = -(-len(pictures) // columns)
     height, width = pictures[0][1].shape[:2]
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(3.0 * columns, lines * (3.0 * height / width + 0.35)), squeeze=False, layout="constrained"
-    )
-    for cell in axes.flat:
-        cell.axis("off")
-    for cell, (title, picture) in zip(axes.flat, pictures, strict=False):
+    figure, cells = panels(len(pictures), columns, 3.0, 3.0 * height / width + 0.35)
+    for cell, (title, picture) in zip(cells, pictures, strict=False):
         cell.imshow(picture.clamp(0, 1).numpy(), interpolation="nearest")
         cell.set_title(title, fontsize=10)
     return figure

@@ -39,6 +39,11 @@ def number(value: float | int | None) -> str:
     return "" if value is None else f"{value + 0.0:.4g}".replace("-", "−")  # + 0.0: no "−0"
 
 
+def interval(span: Sequence[float] | None) -> str:
+    """``[low, high]``, or nothing for one seed."""
+    return f"[{number(span[0])}, {number(span[1])}]" if span else ""
+
+
 def bar(
     effect: float,
     interval: tuple[float, float] | None,

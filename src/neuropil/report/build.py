@@ -15,7 +15,7 @@ from neuropil.errors import Refused, optional
 from neuropil.files import write_atomic
 from neuropil.lab import evidence, expect
 from neuropil.report import races
-from neuropil.report.bar import Bar, bar, number
+from neuropil.report.bar import Bar, bar, interval, number
 
 SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "unmeasured": "·"}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -148,7 +148,7 @@ def view(system: System) -> SystemView:
 
 
 def _claim(system: System, name: str, docstring: str) -> ClaimView:
-    sentence, *details = [" ".join(part.split()) for part in docstring.split("\n\n")]
+    sentence, *details = races.paragraphs(docstring)
     warnings: list[str] = []
     for budget in ("full", "quick"):
         path = evidence.path_of(system.slug, name, budget)
@@ -182,7 +182,7 @@ def _fill(claim: ClaimView, found: evidence.Evidence, fingerprint: str) -> None:
     claim.stale = len(found.fresh(fingerprint)) < len(rows)
     claim.budget, claim.measured = facts["budget"], (found.measured or "")[:10]
     claim.expected, claim.paper = facts["expect"]["words"], facts.get("paper") or ""
-    claim.metric = f"{metric.name}{f' in {metric.unit}' if metric.unit else ''}, {metric.better} is better"
+    claim.metric = metric.words
     claim.method, claim.baseline = facts["method"]["name"], facts["baseline"]["name"]
     claim.compared = claim.method if plain else f"{claim.method} {'÷' if ratio else '−'} {claim.baseline}"
     if facts.get("effect") is not None:
@@ -190,7 +190,7 @@ def _fill(claim: ClaimView, found: evidence.Evidence, fingerprint: str) -> None:
         span = (float(facts["interval"][0]), float(facts["interval"][1])) if facts.get("interval") else None
         band = tuple(expectation.back(edge) if abs(edge) < float("inf") else edge for edge in expectation.band)
         claim.effect = number(effect)
-        claim.interval = f"[{number(span[0])}, {number(span[1])}]" if span else ""
+        claim.interval = interval(span)
         claim.small = bar(effect, span, (band[0], band[1]), (), ratio, no_effect)
         claim.big = bar(effect, span, (band[0], band[1]), effects, ratio, no_effect, width=640.0)
     for row, m, b, e in zip(rows, method, baseline, effects, strict=True):

@@ -9,7 +9,8 @@ from typing import Any
 
 from neuropil.errors import Refused
 from neuropil.lab import race
-from neuropil.report.bar import number
+from neuropil.lab.expect import Metric
+from neuropil.report.bar import interval, number
 
 BUDGETS = ("full", "quick")  # smoke ranks nothing
 
@@ -53,13 +54,12 @@ def _view(role: str) -> RaceView | None:
 
 def _filled(role: str, folder: Path, facts: dict[str, Any], warning: str) -> RaceView:
     headline, *details = _docstring(role)
-    metric, picture = facts["metric"], folder / "race.png"
-    unit = f" in {metric['unit']}" if metric["unit"] else ""
+    picture = folder / "race.png"
     return RaceView(
         role=role,
         headline=headline,
         measured_how=details,
-        metric=f"{metric['name']}{unit}, {metric['better']} is better",
+        metric=Metric(**facts["metric"]).words,
         settings=facts["settings"],
         seeds=int(facts["seeds"]),
         places=[_place(one) for one in facts["ranking"]],
@@ -81,9 +81,9 @@ def _place(one: dict[str, Any]) -> dict[str, Any]:
         "about": one["about"],
         "numbers": f"{one['parameters']:,}" if one["parameters"] is not None else "",
         "value": number(one["mean"]),
-        "interval": _interval(one["interval"]),
+        "interval": interval(one["interval"]),
         "behind": number(one["behind"]),
-        "behind_interval": _interval(span),
+        "behind_interval": interval(span),
         "tied": span is not None and span[0] <= 0 <= span[1],
         "seconds": f"{float(one['seconds']):.1f}",
         "errors": [f"seed {seed}: {error}" for seed, error in one["errors"].items()],
@@ -91,12 +91,13 @@ def _place(one: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _interval(span: list[float] | None) -> str:
-    return f"[{number(span[0])}, {number(span[1])}]" if span else ""
-
-
 def _docstring(role: str) -> list[str]:
     """The paragraphs of a role's file, read without importing it (and so without torch)."""
     path = race.RACES / f"{role.replace('-', '_')}.py"
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or role
+    return paragraphs(text)
+
+
+def paragraphs(text: str) -> list[str]:
+    """The paragraphs of a docstring, each in one line."""
     return [" ".join(part.split()) for part in text.split("\n\n")]

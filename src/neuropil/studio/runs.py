@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from neuropil.errors import Refused
-from neuropil.files import read_json, sha256, write_atomic, write_json
+from neuropil.files import read_json, sha256, sweep, write_atomic, write_json
 from neuropil.training.checkpoint import flatten, seal, unflatten, unseal
 from neuropil.training.fit import deferred_interrupts
 
@@ -285,8 +285,7 @@ def _difference(name: str, old: Any, new: Any) -> str:
 
 def _resume(job: Fit, out: Path) -> Progress:
     """Put what is in `out` into the model and the optimiser; a new `out` says from the start whose it is."""
-    for left in out.glob(".*.tmp"):  # by a killed process: the lock says that nobody is writing
-        left.unlink()
+    sweep(out, ".*.tmp")
     progress = _facts(out).progress if (out / FACTS).is_file() else Progress()
     published = (out / FIELD).is_file()
     weights, stamp = _tensors(out / FIELD) if published else ({}, {"step": 0})

@@ -23,15 +23,14 @@ from typing import Any
 
 import numpy
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from neuropil.data.sources import cache
 from neuropil.errors import Refused
 from neuropil.files import code_only, locked, sha256, write_atomic
-from neuropil.training.checkpoint import pack, random_state, restore_random_state
+from neuropil.training.checkpoint import random_state, restore_random_state, seal, unseal
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True)
@@ -158,26 +157,20 @@ def _train(
     tensors = {f"final/{name}": x for name, x in _copy(model).items()}
     tensors |= {f"{step}/{name}": x for step, weights in kept.items() for name, x in weights.items()}
     facts = {"key": key, "seconds": seconds, "notes": json.loads(_plain("train: its notes", notes))}
-    text = json.dumps(facts)
-    write_atomic(path, pack(tensors, {"facts": text, "sha256": _digest(text, tensors)}))
+    write_atomic(path, seal(tensors, facts))
     return Trained(model.eval(), facts["notes"], seconds, note, path, kept, make)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], dict[str, Any]] | None:
     """Final weights, those by step, and facts; None if there is no such file, or not a whole one."""
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        text = metadata["facts"]
-        if _digest(text, tensors) != metadata["sha256"]:
-            return None
+        tensors, facts = unseal(path)
         weights: dict[str, dict[str, Tensor]] = {"final": {}}
         for name, x in tensors.items():
             step, _, parameter = name.partition("/")
             weights.setdefault(step, {})[parameter] = x
-        return weights.pop("final"), {int(step): x for step, x in weights.items()}, json.loads(text)
-    except (OSError, SafetensorError, LookupError, ValueError, RuntimeError):
+        return weights.pop("final"), {int(step): x for step, x in weights.items()}, facts
+    except ValueError:  # Refused is one
         return None
 
 
@@ -215,10 +208,6 @@ def _source(thing: Any) -> bytes:
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: x.detach().to("cpu", copy=True) for name, x in model.state_dict().items()}
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    return sha256(text.encode() + pack(tensors))
 
 
 def _plain(what: str, value: Any) -> str:
