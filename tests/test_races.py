@@ -19,6 +19,7 @@ from neuropil.lab.expect import Metric
 from neuropil.lab.race import Course, Role, Score, Settings
 from neuropil.lab.trial import Trial
 from neuropil.races import training
+from neuropil.report import docs, races
 
 ROLES = tuple(race.roles())
 SIZED_BY_DATA = {"associative-memory", "voxel-encoder"}  # but for some entries, see below
@@ -371,3 +372,8 @@ def test_the_report_has_a_page_for_a_race_and_survives_a_damaged_one(tmp_path, m
     assert all(one["entry"] in page for one in facts["ranking"]) and "14 x 14 pixels" in page
     assert 'src="../pictures/races/associative-memory.png"' in page
     assert (tmp_path / "report" / "pictures" / "races" / "associative-memory.png").exists()
+
+    pytest.importorskip("jinja2")
+    site = docs.raced(races.views(), "")
+    assert all(f"[{one['entry']}](systems/{one['system']}.md)" in site for one in facts["ranking"] if one["system"])
+    assert "](pictures/races/associative-memory.png)" in site and "race.json is damaged" in site

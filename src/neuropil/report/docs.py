@@ -6,6 +6,7 @@ kept in git. A hand-written page may hold these comments, each of which becomes 
     <!-- verdicts: memory -->    the claims of a wing, and what they came to
     <!-- systems -->             all 176, planned ones marked
     <!-- roles -->               the roles that can be raced, and who plays them
+    <!-- races -->               what the races came to that are kept, with their pictures
     <!-- file: NAME.md -->       a file of the checkout, without its title
 
 Parts are read from source, without importing them, so that a build needs no torch; claims and evidence as the gallery reads them.
@@ -25,10 +26,12 @@ from neuropil import catalog
 from neuropil.catalog import System
 from neuropil.errors import Refused, optional
 from neuropil.files import write_atomic
+from neuropil.report import races
 from neuropil.report.build import SIGNS, TEMPLATES, ClaimView, SystemView, view
+from neuropil.report.races import RaceView
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-COMMENT = re.compile(r"<!-- (verdicts|systems|roles|file)(?:: ([\w./-]+))? -->")
+COMMENT = re.compile(r"<!-- (verdicts|systems|roles|races|file)(?:: ([\w./-]+))? -->")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 
 
@@ -46,6 +49,9 @@ def write(folder: Path | str) -> Path:
             write_atomic(folder / file.relative_to(pages), filled(file, pages, views))
         else:
             write_atomic(folder / file.relative_to(pages), file.read_bytes())
+    for race in races.views():
+        if race.picture:
+            write_atomic(folder / "pictures" / "races" / f"{race.role}.png", race.picture.read_bytes())
     template = _environment().get_template("docs/system.md")
     for shown in views.values():
         for picture in (picture for claim in shown.claims for picture in claim.pictures):
@@ -71,6 +77,8 @@ def filled(page: Path, root: Path, views: dict[str, SystemView]) -> str:
             return index(views, up)
         if kind == "roles":
             return roles(catalog.systems(), up)
+        if kind == "races":
+            return raced(races.views(), up)
         text = (CHECKOUT / str(name)).read_text(encoding="utf-8")
         return LINK.sub(_unlinked, re.sub(r"\A# .*\n", "", text))
 
@@ -120,6 +128,28 @@ def roles(systems: Iterable[System], up: str) -> str:
         links = dict.fromkeys(f"[{prose(s.short)}]({up}systems/{s.slug}.md)" if s.exists else prose(s.short) for s in players)
         rows.append(f"| `{role}` | {', '.join(links)} |")
     return "\n".join(rows)
+
+
+def raced(views: Iterable[RaceView], up: str) -> str:
+    """The ranking and the picture of each race."""
+    pages = []
+    for shown in views:
+        if not shown.places:
+            pages.append(f"### {shown.role}\n\n{prose(shown.warning)}")
+            continue
+        rows = ["| | entry | numbers | mean | from the best |", "|--:|---|--:|---|---|"]
+        for n, place in enumerate(shown.places, 1):
+            name = f"[{prose(place['entry'])}]({up}systems/{place['system']}.md)" if place["system"] else prose(place["entry"])
+            value = f"{place['value']} {place['interval']}" if place["value"] else "broke"
+            rows.append(f"| {n} | {name} | {place['numbers']} | {value} | {place['behind']} {place['behind_interval']} |")
+        seeds = f"{shown.seeds} seed{'s' * (shown.seeds > 1)}"
+        budget = f"{shown.settings['budget']} budget, {shown.settings['parameters']:,} numbers, {seeds}, {shown.measured}"
+        stale = ' <span class="verdict stale">↻ stale</span>' if shown.stale else ""
+        pages.append(f"### {shown.role}{stale}\n\n{prose(shown.headline)}\n\n*By {prose(shown.metric)}; {budget}.*")
+        pages.append("\n".join(rows))
+        if shown.picture:
+            pages.append(f"![]({up}pictures/races/{shown.role}.png){{ .evidence loading=lazy }}")
+    return "\n\n".join(pages) or "*No race is kept yet.*"
 
 
 def effect(claim: ClaimView) -> str:
