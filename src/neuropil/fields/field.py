@@ -56,7 +56,7 @@ def _hash(d_in: int, d_out: int, size: int) -> nn.Module:
 _MAKERS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "siren": lambda i, o, size: Siren([i, size, size, size, o]),
     "fourier": lambda i, o, size: _mlp(Fourier(i, octaves=8), size, 3, o),
-    "gaussian": lambda i, o, size: _mlp(GaussianFourier(i, size, 8.0), size, 2, o),
+    "gaussian": lambda i, o, size: _mlp(GaussianFourier(i, size, 8.0 if i < 3 else 1.0), size, 2, o),
     "dense": lambda i, o, size: DenseGrid(i, o, size),
     "planes": lambda i, o, size: _mlp(Planes(i, 8, size), 32, 1, o),
     "hash": _hash,
@@ -67,8 +67,9 @@ NAMES = tuple(_MAKERS)
 def build(name: str, d_in: int, d_out: int, parameters: int) -> nn.Module:
     """The largest field of kind `name` (one of `NAMES`) with at most `parameters` parameters.
 
-    "siren": three sine layers; "fourier", "gaussian": positional or random features and a ReLU MLP; "dense": values on a grid;
-    "planes", "hash": that encoding and one hidden layer of 32. First values come from torch's generator.
+    "siren": three sine layers; "fourier", "gaussian": positional or random features (σ = 8, from three axes on 1: samples lie too
+    far apart for more) and a ReLU MLP; "dense": values on a grid; "planes", "hash": that encoding and one hidden layer of 32. First
+    values come from torch's generator.
     Raises `Refused` for an unknown name or a budget that the smallest such field exceeds.
 
     >>> field = build("dense", 2, 1, parameters=100)
