@@ -68,7 +68,7 @@ def no_theta(ours: nn.Module, theirs: nn.Module) -> None:
     if hasattr(ours.theta, "before"):
         ours.theta.before = ours.theta.after = lambda x: x  # type: ignore[method-assign, assignment]
     else:
-        ours.theta = nn.Identity()
+        ours.transform = lambda x: x  # type: ignore[method-assign, assignment]
     theirs.theta = nn.Identity()
 
 

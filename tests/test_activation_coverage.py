@@ -156,6 +156,12 @@ def test_bad_input_is_refused():
     model = fixed()
     with pytest.raises(Refused, match=r"model: is in train mode.*model.eval"):
         influence(fixed().train(), NEW, ["1"])
+    with pytest.raises(Refused, match=r"^x: must be torch.float32"):
+        influence(model, NEW.double(), ["1"])
+    with pytest.raises(Refused, match=r"^x: must be finite"):
+        ActivationCoverage(model, ["1"]).fit(torch.full_like(NEW, torch.inf))
+    with pytest.raises(Refused, match=r"^x: must be torch.float32"):
+        GradNorm(model, "1").score_samples(NEW.double())
     with pytest.raises(Refused, match="no submodule 'layer'"):
         influence(model, NEW, ["layer"])
     twice = nn.ReLU()

@@ -133,6 +133,7 @@ def test_frames(d):
     assert torch.allclose(torch.linalg.det(R), torch.ones(20, dtype=WIDE))
     assert torch.equal(frames(torch.zeros(1, d))[0], torch.eye(d))
     assert torch.equal(frames(torch.full((1, d), 1e-9))[0], torch.eye(d))
+    assert torch.equal(frames(torch.zeros(1, d).half())[0], torch.eye(d).half())  # in which 1e-8 is 0
 
 
 @pytest.mark.parametrize("d", [2, 3])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuropil.dynamics.akorn import AKOrN, ItrSA, PatchAKOrN, PatchItrSA, SudokuAKOrN, SudokuItrSA, fill, vote
+from neuropil.dynamics.akorn import AKOrN, ItrSA, PatchAKOrN, PatchItrSA, SudokuAKOrN, SudokuItrSA, fill, noise, vote
 from neuropil.dynamics.kuramoto import (
     Attention,
     AttentionJ,
@@ -303,6 +303,10 @@ ONE = torch.zeros(1, 3, 3, 2, 4)
         (lambda: ItrSA(8, 2, None, hidden=0), "hidden"),
         (lambda: ItrSA(8, 2, None, hidden=4)(torch.zeros(1, 3, 8), steps=0), "steps"),
         (lambda: PatchAKOrN(2, 4, size=9, patch=4, heads=2), "patch"),
+        (lambda: PatchItrSA(8, 4, size=8, patch=4, heads=2)(torch.zeros(1, 1, 3, 3), 1), "^images: sides of at least a patch, 4"),
+        (lambda: SudokuAKOrN(2, heads=2).embed(torch.zeros(1, 3, 3, dtype=torch.long)), r"^puzzle: must be of shape \(b, 4, 4\)"),
+        (lambda: SudokuItrSA(8, 4)(torch.zeros(1, 3, 3, dtype=torch.long), 1), r"^puzzle: must be of shape \(b, 4, 4\)"),
+        (lambda: noise((2,), torch.zeros(1, dtype=torch.long)), "^like: must be of floating point"),
         (lambda: vote(SudokuAKOrN(2, heads=2), torch.zeros(1, 4, 4, dtype=torch.long), starts=0, steps=1), "starts"),
     ],
 )

@@ -13,6 +13,7 @@ from neuropil.dynamics.assemblies import (
     AssemblyNet,
     FreeCoupling,
     SkewCoupling,
+    Step,
     SVDStable,
     SymStable,
     contraction_rate,
@@ -206,6 +207,8 @@ def test_skew_maps():
         assert torch.allclose(Q @ Q.mT, eye.expand(4, 5, 5)) and torch.allclose(torch.linalg.det(Q), torch.ones(4).double())
     small = 1e-3 * A
     assert (cayley(small) - torch.linalg.matrix_exp(small)).abs().max() < 1e-7
+    with pytest.raises(Refused, match=r"^A: I − A/2 must not be singular"):
+        cayley(skew(torch.full((3,), 1e30), 3))
     with pytest.raises(Refused, match="values: an n of 5 needs 10 numbers, got 6"):
         skew(torch.zeros(6), 5)
 
@@ -265,6 +268,18 @@ def test_compiles_whole():
         (lambda: AbsStable.random(4, fan=4), "fan, radius"),
         (lambda: AbsStable.random(4, radius=1.0), "fan, radius"),
         (lambda: SVDStable(3, g=0.0), "g: the largest slope must be positive"),
+        (lambda: SVDStable(-1), "^n: must be at least 1"),
+        (lambda: AbsStable(torch.full((3, 3), torch.nan)), "^W: must be finite, got 9 of 9"),  # it took forever
+        (lambda: AbsStable(torch.zeros(0, 0)), "^W: must not be empty"),
+        (lambda: perron(torch.full((2, 2), torch.inf)), "^N: must be finite"),
+        (lambda: SkewCoupling([2, 3])(torch.eye(4)), r"^M: must be \(5, 5\), got \(4, 4\)"),
+        (lambda: SkewCoupling([2, 3])(torch.eye(5).double()), "^M: must be torch.float32"),
+        (lambda: AssemblyNet(0, trio(), 2), "^d: must be at least 1"),
+        (lambda: AssemblyNet(1, trio(), 2)(torch.zeros(4, 3, 2)), "^x: the last axis must have 1"),
+        (lambda: trio().run(torch.zeros(0, 2, trio().n)), "^u: axis 0 must not be empty"),
+        (lambda: trio().step()(torch.zeros(2, 1), torch.zeros(2, 1)), "^u: the last axis must have"),
+        (lambda: Step(torch.eye(2), torch.eye(2), torch.nan, "relu", "euler"), "^dt: must be finite"),
+        (lambda: distance(torch.zeros(2), torch.zeros(2), torch.eye(2).double()), "^M: must be torch.float32"),
         (lambda: SymStable(3, margin=1.0), "margin"),
         (lambda: contraction_rate(torch.nn.Linear(2, 2)), "must hold a Block, got Linear"),
     ],

@@ -84,6 +84,9 @@ def test_pairs():
         pairs("first", 5, 2, selves=1)
     with pytest.raises(Refused, match="left, right"):
         Synchrony(torch.arange(2), torch.arange(3))
+    readout = Synchrony(torch.tensor([0, 3]), torch.tensor([1, 2]))
+    with pytest.raises(Refused, match=r"^z: the pairs need at least 4 units, got shape \(2, 3\)"):
+        readout(torch.zeros(2, 3), readout.start(2))
 
 
 @pytest.mark.parametrize("hidden", [4, None])

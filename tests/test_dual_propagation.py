@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity, one_hot
 from neuropil.errors import Refused
 from neuropil.lab.claims import select
 from neuropil.lab.run import measure
-from neuropil.learning.dual_propagation import DualPropagation, feedback_twin
+from neuropil.learning.dual_propagation import DualPropagation, Dyads, feedback_twin
 from neuropil.learning.finite_difference import FiniteDifference, finite_difference, swap
 from neuropil.learning.relaxation import relax
 from neuropil.learning.rule import Backprop
@@ -358,3 +358,14 @@ def test_claims_run(claim):
     row, pictures = measure(claim, 0, "smoke", draw=True)
     assert pictures
     assert all(0 <= row[side] < math.inf for side in ("method", "baseline"))
+
+
+@pytest.mark.parametrize(
+    ("method", "k", "allowed"), [("drive", 0, "1 … 2"), ("drive", 3, "1 … 2"), ("feedback", 2, "1 … 1"), ("error", 3, "0 … 2")]
+)
+def test_dyads_know_their_layers(method, k, allowed):
+    dyads = DualPropagation().infer(MLP([3, 4, 2]), torch.eye(3), torch.tensor([0, 1, 0]))
+    with pytest.raises(Refused, match=f"^k: must lie in {allowed}, got {k}"):
+        getattr(dyads, method)(k)
+    with pytest.raises(Refused, match=r"^alpha: must lie in"):
+        Dyads(dyads.parts, math.nan, dyads.plus, dyads.minus, dyads.mean)

@@ -161,6 +161,10 @@ def test_bad_arguments_are_refused():
         final(dropout=1.0)
     with pytest.raises(Refused, match="sizes: at least"):
         stream([4])
+    with pytest.raises(Refused, match="h_1: the last axis must have 8 numbers"):
+        final().fuse(torch.zeros(2, 9), torch.zeros(2, 4))
+    with pytest.raises(Refused, match=r"h_2: must be torch\.float32"):
+        final().fuse(torch.zeros(2, 8), torch.zeros(2, 4).half())
 
 
 def test_weights_go_to_a_new_model_and_into_bfloat16():
@@ -270,6 +274,8 @@ def test_bad_training_is_refused():
     for given in ({"decay": -1.0}, {"epochs": 0}, {"patience": 0}, {"every": 0}):
         with pytest.raises(Refused, match="decay, epochs, patience, every"):
             cm.fit_clicks(cm.LogisticRegression([5, 5, 5]), rows, rows, **given)
+    with pytest.raises(Refused, match="loss: must be at least 0, got nan"):
+        cm.Score(0.5, float("nan"))
     with pytest.raises(Refused, match="labels: both 0 and 1"):
         cm.fit_clicks(cm.LogisticRegression([5, 5, 5]), rows, (rows[0], torch.ones(64)), epochs=1)
 

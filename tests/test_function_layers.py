@@ -229,6 +229,8 @@ def test_bad_input_is_refused():
         DifferenceConv(1, 1, k=3, d=1)(torch.zeros(1, 1, 8), h=0.0)
     with pytest.raises(Refused, match="v: 1 axes"):
         OnBaseGrid(torch.nn.Identity(), [8])(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(Refused, match=r"^v: must be \(b, 1, \*grid\) with 1 axes, got \(1, 2, 8\)"):
+        OnBaseGrid(torch.nn.Conv1d(1, 1, 1), [8])(torch.zeros(1, 2, 8))
 
 
 @pytest.mark.parametrize("claim", select("nn-to-no"), ids=lambda c: c.name)

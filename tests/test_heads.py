@@ -214,6 +214,8 @@ def test_repeats_repeat_after_lengths_of_the_range_and_say_what_is_known():
 
 def test_bad_input_is_refused():
     model, tokens = GPT(V, 8, 2, 2, N), torch.randint(V, (3, N))
+    spoilt = GPT(V, 8, 2, 2, N)
+    torch.nn.init.constant_(spoilt.embed.weight, torch.nan)
     for bad, message in (
         (lambda: repeats(3, 10, 5, (4, 9)), r"period: a range within 1 … length − 2 = 8 is needed, got \(4, 9\)"),
         (lambda: repeats(3, 10, 5, (0, 4)), "period"),
@@ -222,6 +224,11 @@ def test_bad_input_is_refused():
         (lambda: prefix_matching(torch.zeros(1, 1, 3, 3), torch.tensor([[1, 2, 3]])), "none occurs twice"),
         (lambda: previous_token(torch.ones(1, 1, 1, 1)), "at least 2 positions are needed, got 1"),
         (lambda: composition(model, "keys"), "did you mean 'key'"),
+        (
+            lambda: patterns(model, torch.zeros(1, N + 1, dtype=torch.long)),
+            f"^tokens: at most context = {N} positions",
+        ),
+        (lambda: copying_eigenvalues(spoilt), "^weights of model: must be finite"),
         (lambda: token_losses(model, tokens, torch.zeros(2, 3, dtype=torch.bool)), r"shape \(2, 2\), \(layers, heads\), got"),
         (lambda: in_context_score(torch.zeros(2, 5), 3, 5), "within 0 … 4, got 3 and 5"),
     ):

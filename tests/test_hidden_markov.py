@@ -170,6 +170,8 @@ def test_bad_input_is_refused(way):
         forward_backward(log_b, p, start, xi="all")
     with pytest.raises(Refused, match="at least one chain of one bin"):
         forward_backward(log_b[:, :0], p, start)
+    with pytest.raises(Refused, match="transition: must not be empty"):
+        log_likelihood(log_b[..., :0], p[:0, :0])
     with pytest.raises(Refused, match="chains, length"):
         sample_chain(0, 4, p)
 

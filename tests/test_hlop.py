@@ -362,6 +362,21 @@ def test_a_net_that_it_cannot_train_names_the_layer(net, says):
         HLOP().gradients(net, torch.zeros(3, 4), torch.zeros(3, dtype=torch.long))
 
 
+@pytest.mark.parametrize("rule", [HLOP, Backprop])
+@pytest.mark.parametrize(
+    "y", [torch.zeros(3), torch.zeros(2, dtype=torch.long), torch.zeros(3, 2, dtype=torch.bool)], ids=["float", "two", "bool"]
+)
+def test_targets_that_cross_entropy_cannot_take_are_refused(rule, y):
+    with pytest.raises(Refused, match=r"^y: must be int64 classes of shape \(3,\) or shares of shape \(3, 2\), got"):
+        rule().gradients(nn.Sequential(nn.Linear(4, 2)), torch.zeros(3, 4), y)
+
+
+@pytest.mark.parametrize("call", [rows, lambda layer, x: replaced(layer, x, lambda rows: rows)])
+def test_a_single_image_is_refused(call):
+    with pytest.raises(Refused, match=r"^x: \(b, …, channels, height, width\) is needed"):
+        call(nn.Conv2d(2, 5, 3), torch.zeros(2, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

@@ -281,6 +281,10 @@ def test_bad_input_is_refused(spikes):
         fitted.predict(x - 1)
     with pytest.raises(Refused, match="counts: the model knows 6 neurons, got 5"):
         fitted.score(x[..., :5])
+    with pytest.raises(Refused, match=r"^counts: log_emission: chain 0 has probability 0"):
+        HMMGLM(2, sweeps=1, steps=1).fit(1e30 * x)
+    with pytest.raises(Refused, match=r"^pairs: must not be empty"):
+        transition_from(torch.zeros(0, 0))
     with pytest.raises(Refused, match="counts: contains NaN"):
         fitted.fit(x * torch.nan)
     with pytest.raises(Refused, match="at least one spike"):

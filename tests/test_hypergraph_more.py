@@ -1,4 +1,4 @@
-"""The tensor form against the dense tensor, and negatives made by a generator."""
+"""The tensor form against the dense tensor, negatives made by a generator, and what the layers' two stages refuse."""
 
 import itertools
 import math
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from neuropil.errors import Refused
+from neuropil.interaction import hypergraph_layers as hl
 from neuropil.interaction.adversarial_negatives import NegativeGenerator, draw_log_prob, generator_loss, play, scorer_loss
 from neuropil.interaction.hyperedge_prediction import SetScorer, negatives, sets_as_edges
 from neuropil.interaction.hypergraph import Hypergraph
@@ -158,3 +159,32 @@ def test_playing_in_turns():
     assert min(scorer) < scorer[0] - 0.3  # it learns
     with pytest.raises(Refused, match="h: needs hyperedges"):
         play(NegativeGenerator(4), SetScorer(2, 4), torch.ones(4, 2), Hypergraph.from_lists([], nodes=4), steps=1)
+
+
+H, ONES = Hypergraph.from_lists([[0, 1], [1, 2, 3]]), torch.ones  # 4 nodes, 2 edges, 5 pairs
+OWNER = torch.tensor([0, 0, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("says", "call"),
+    [
+        ("t: the hypergraph has 4 nodes, got 5 rows", lambda: hl.HGNN(3, 2).f_VE(ONES(5, 2), H)),
+        ("t: the hypergraph has 4 nodes, got 1 rows", lambda: hl.UniSAGE(3, 2).f_EV(ONES(1, 2), ONES(2, 2), H)),
+        ("t: the last axis must have 2 numbers", lambda: hl.UniSAGE(3, 2).f_EV(ONES(4, 1), ONES(2, 2), H)),
+        ("z: the hypergraph has 2 edges, got 3 rows", lambda: hl.HGNN(3, 2).f_EV(ONES(4, 2), ONES(3, 2), H)),
+        ("z: must be torch.float32", lambda: hl.HNHN(3, 2).f_EV(ONES(4, 2), ONES(2, 2).half(), H)),
+        ("z: the last axis must have 4 numbers", lambda: hl.UniGAT(3, 4, heads=2).f_EV(ONES(4, 4), ONES(2, 2), H)),
+        ("t = x: must be torch.float32", lambda: hl.AllDeepSets(3, 2, hidden=8)(ONES(4, 3).double(), H)),
+        ("t = x: the last axis must have 3 numbers", lambda: hl.AllSetTransformer(3, 4)(ONES(4, 2), H)),
+        ("t = x: the last axis must have 3 numbers", lambda: hl.WHATsNet(3, 4)(ONES(4, 2), H)),
+        ("x0: the last axis must have 5 numbers", lambda: hl.EDHNN(3, 2, 8, 0.5, d0=5)(ONES(4, 3), H, ONES(4, 4))),
+        ("s: the hypergraph has 2 edges, got 4 rows", lambda: hl.SetPool(3, 4, 2)(ONES(4, 3), H, back=True)),
+        ("query: must be that of all n = 2 sets", lambda: hl.MAB(3, 3, 4, 2).pool(ONES(3, 1, 3), ONES(5, 3), OWNER, 2)),
+        ("owner, n: .* got 1 at place 2", lambda: hl.MAB(3, 3, 4, 2).pool(ONES(1, 1, 3), ONES(5, 3), OWNER, 1)),
+        (r"owner: must lie in 0 … 0", lambda: hl.MAB(3, 3, 4, 2).look(ONES(5, 3), ONES(1, 2, 3), OWNER)),
+        ("key: the last axis must have 3 numbers", lambda: hl.MAB(3, 3, 4, 2).look(ONES(5, 3), ONES(2, 2, 1), OWNER)),
+    ],
+)
+def test_what_does_not_fit_a_stage_is_named(says, call):
+    with pytest.raises(Refused, match=f"^{says}"):
+        call()

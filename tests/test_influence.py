@@ -21,7 +21,7 @@ from neuropil.interaction.influence import (
     null_mean,
 )
 from neuropil.interaction.interaction_conv import InteractionConv, InteractionNet
-from neuropil.interaction.score_screen import ScoreScreen, disjoint, hit_chance, pooled_activations, rule_of_thumb
+from neuropil.interaction.score_screen import KeptGroup, ScoreScreen, disjoint, hit_chance, pooled_activations, rule_of_thumb
 from neuropil.lab.claims import select
 from neuropil.lab.run import measure
 
@@ -174,6 +174,9 @@ def test_bad_starts_cuts_and_sizes_are_refused():
         fit_cuts(torch.zeros(3, 1), "mean")
     with pytest.raises(Refused, match="x: must be finite"):
         fit_cuts(torch.tensor([[0.0], [torch.nan]]))
+    for score, counts, says in ((float("nan"), 1, "score, null_mean: must be finite"), (1.0, -1, "counts: must be 0 or more")):
+        with pytest.raises(Refused, match=says):
+            KeptGroup((0,), score, 1.0, torch.tensor([counts]), torch.ones(1))
     with pytest.raises(Refused, match="shuffles: must be at least 0, got -1"):
         ScoreScreen(shuffles=-1)
     with pytest.raises(Refused, match="every variable is constant"):
@@ -234,6 +237,10 @@ def test_pooled_activations_of_a_site():
     assert net.training
     with pytest.raises(Refused, match="pool: unknown 'sum'"):
         pooled_activations(net, "2", x, "sum")
+    for bad in (x.expand(-1, 2, -1, -1), x.half()):
+        with pytest.raises(Refused, match=f"x: the model does not take {bad.dtype} of shape"):
+            pooled_activations(net, "2", bad)
+    assert net.training
 
 
 def test_sides_of_the_paper_and_no_window_overruns():

@@ -79,6 +79,8 @@ def test_jacobians_of_attention_and_refusals():
         (lambda: spectral_radius(lambda x: x[:, :2], x), "must give the shape that it takes"),
         (lambda: spectral_radius(lambda x: x[:, :2], x, krylov=2), "must give the shape that it takes"),
         (lambda: spectral_norm(lambda x: x, x, steps=0), "steps"),
+        (lambda: spectral_radius(lambda x: torch.nan * x, x), "^Jacobian at x: must be finite"),
+        (lambda: spectral_radius(lambda x: torch.nan * x, x, krylov=2), "^Jacobian at x, on its Krylov space: must be finite"),
     ):
         with pytest.raises(Refused, match=message):
             bad()

@@ -255,6 +255,27 @@ def test_rhythms_fade_opposite_to_the_hand():
         (lambda: cov.euclidean_align(torch.zeros(0, 2, 3)), "at least one trial"),
         (lambda: cov.csp(torch.randn(4, 3, 9), torch.zeros(4, dtype=torch.long), 2), "both classes"),
         (lambda: cov.csp(torch.randn(4, 3, 9), torch.arange(4) % 2, filters=4), "filters"),
+        (lambda: cov.csp(torch.zeros(4, 3, 9), torch.arange(4) % 2, 2), "^covariance of x, of unit trace: must be finite"),
+        (lambda: cov.csp_features(torch.zeros(4, 3, 1), torch.eye(3)), "^x: a variance needs at least 2 samples"),
+        (lambda: cov.csp_features(torch.zeros(4, 3, 9), torch.eye(3).double()), "^W: must be torch.float32"),
+        (lambda: cov.euclidean_align(torch.full((4, 3, 9), math.nan)), "^covariance of x: must be finite"),
+        (lambda: cov.euclidean_align(torch.zeros(4, 3, 9).half()), "^x: float64 or float32"),
+        (lambda: cov.spectral(torch.full((3, 3), math.inf), "log"), "^C: must be finite"),
+        (lambda: cov.tangent_space(torch.eye(3)[None], torch.eye(3).double()), "^C: must be torch.float64"),
+        (lambda: eeg_views.analytic(torch.zeros(2, 0)), "^x: must not be empty"),
+        (lambda: eeg_views.surrogate(torch.zeros(1, 2, 8).half()), "^x: float32 or float64"),
+        (lambda: eeg_views.scale_and_noise(torch.zeros(1, 2, 1)), "^x: a standard deviation"),
+        (lambda: eeg_views.scale_and_noise(torch.zeros(1, 2, 8), math.nan), "^scale, noise: must be finite, got nan"),
+        (lambda: eeg_views.reflect(torch.zeros(1, 1, 2), torch.zeros(1).long(), torch.tensor([1])), "^mirror: must lie in 0 … 0"),
+        (lambda: IFNet(3, 20, pool=10)(torch.zeros(2, 4, 20)), r"^x: must be \(b, 3, \*grid\)"),
+        (lambda: IFNet(3, 20, pool=10)(torch.zeros(2, 3, 9)), "^x: at least 10 samples"),
+        (lambda: EEGNet(3, 64, rate=math.inf), "rate: must be positive and finite"),
+        (lambda: EEGNet(3, 64, rate=64.0)(torch.zeros(2, 4, 64)), r"^x: must be \(n, 3 channels, samples\)"),
+        (lambda: EEGNet(3, 64, rate=64.0)(torch.zeros(2, 3, 64).half()), "^x: must be torch.float32"),
+        (lambda: EEGNet(3, 64, rate=64.0)(torch.zeros(2, 3, 31)), "^x: at least 32 samples"),
+        (lambda: ChannelTransformer(3, 1, 4), "^samples: must be at least 2, got 1"),
+        (lambda: ChannelTransformer(3, 10, 4)(torch.zeros(2, 3, 9)), r"^x: must be \(n, 3 channels, at least 10 samples\)"),
+        (lambda: MVCNet(3, 100, math.nan), "^rate: must be above 0 Hz and finite"),
         (lambda: eeg_views.reflection(["C3", "c3"]), "channels"),
         (lambda: eeg_views.reflect(torch.zeros(1, 3, 2), torch.zeros(1).long(), torch.tensor([1, 2, 0])), "mirror"),
         (lambda: eeg_views.frequency_shift(torch.zeros(1, 1, 4), rate=0.0), "rate"),
@@ -278,3 +299,8 @@ def test_claims_run(claim):
     row, pictures = measure(claim, 0, "smoke", draw=True)
     assert pictures
     assert 0 <= row["method"] <= 100
+
+
+@pytest.mark.parametrize("f", ["sqrt", "inverse sqrt", "log"])
+def test_a_silent_recording_has_a_finite_spectrum(f):
+    assert cov.spectral(torch.zeros(2, 2), f).isfinite().all()

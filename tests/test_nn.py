@@ -8,6 +8,7 @@ from torch import nn
 
 from neuropil.errors import Refused
 from neuropil.nn.attention import AttentionPool, MultiHead, attend, mean_pool
+from neuropil.nn.autoencoder import Autoencoder, conv_autoencoder
 from neuropil.nn.mlp import MLP
 from neuropil.nn.recording import recording
 
@@ -53,6 +54,13 @@ def test_multihead_refuses_heads_that_do_not_divide():
         MultiHead(8, heads=3)
 
 
+def test_multihead_names_its_own_arguments():
+    x, heads = torch.full((1, 5, 8), torch.nan), MultiHead(8, heads=2)
+    with pytest.raises(Refused, match="query of x: must have no NaN"):
+        heads(x, torch.randn(1, 4, 8))
+    assert heads(x).isnan().all()  # it comes out with the values
+
+
 def test_attention_pool_masks_permutes_and_sums_to_one():
     pool = AttentionPool(4, hidden=8, heads=3)
     x, mask = torch.randn(2, 6, 4), torch.tensor([[True] * 6, [True, True, False, False, False, False]])
@@ -91,6 +99,24 @@ def test_mlp_layers_and_refusals():
         MLP([3])
     with pytest.raises(Refused, match="dropout"):
         MLP([3, 2], dropout=1.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (
+            Autoencoder(nn.Linear(5, 2), nn.Linear(2, 5)),
+            torch.zeros(3, 6),
+            r"x: the last axis must have 5 numbers, got shape \(3, 6\)",
+        ),
+        (Autoencoder(nn.Linear(5, 2), nn.Linear(2, 5)), torch.zeros(3, 5).half(), "x: must be torch.float32"),
+        (conv_autoencoder((1, 8, 8), 2), torch.zeros(3, 1, 8, 8).double(), "x: must be torch.float32"),
+    ],
+    ids=["width", "half", "double"],
+)
+def test_autoencoder_refuses_what_does_not_fit(model, x, message):
+    with pytest.raises(Refused, match=f"^{message}"):
+        model(x)
 
 
 def hooks(model: nn.Module) -> int:

@@ -173,6 +173,8 @@ def test_bad_input_is_refused():
     ]:
         with pytest.raises(Refused, match=message):
             VoxelRidge(**options).fit(*arguments)
+    with pytest.raises(Refused, match=r"^products of x: must be finite"):
+        module.eigenbasis(torch.full((3, 2), torch.inf))
     with pytest.raises(Refused, match="X has 4 features, but VoxelRidge is expecting 5"):
         VoxelRidge().fit(x, y).predict(x[:, :4])
     with pytest.raises(Refused, match="set_params: unknown 'lambda'; did you mean 'lambdas'"):

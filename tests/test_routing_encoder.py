@@ -248,6 +248,15 @@ def test_bad_input_is_refused():
         QueryDecoderLayer(8, heads=3, hidden=4)
     with pytest.raises(Refused, match="dropout"):
         QueryDecoderLayer(8, heads=2, hidden=4, dropout=1.0)
+
+
+@pytest.mark.parametrize(("at", "name"), [(0, "target"), (2, "query_pos"), (3, "pos")])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_decoder_layer_names_what_is_not_finite(at, name, value):
+    layer, *inputs = layer_inputs()
+    inputs[at] = torch.full_like(inputs[at], value)
+    with pytest.raises(Refused, match=f"^{name}: must be finite"):
+        layer(*inputs)
     assert region_masks([[1, 0], [0, 1]]).tolist() == [[True, False], [False, True]]
 
 

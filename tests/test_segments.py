@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from neuropil.errors import Refused
-from neuropil.nn.segments import HOW, Links, segment_reduce
+from neuropil.nn.segments import HOW, Links, pointers, segment_reduce, segment_sizes
 
 G = torch.Generator().manual_seed(0)
 INDEX = torch.tensor([3, 0, 3, 3, 1, 0])  # segment 2 is empty
@@ -84,3 +84,24 @@ def test_links_without_pairs_give_zeros():
     assert links.reverse().sources == 2
     with pytest.raises(Refused, match="source: must lie in"):
         Links.of(torch.tensor([3]), torch.tensor([0]), 3, 2)
+
+
+@pytest.mark.parametrize("function", [segment_sizes, pointers])
+def test_a_negative_number_of_segments_is_refused(function):
+    with pytest.raises(Refused, match=r"^n: must be at least 0, got -1"):
+        function(torch.zeros(0, dtype=torch.int64), -1)
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "name"),
+    [("sum", ((7, 2),), "x"), ("sum", ((6, 2), (13,)), "weights"), ("back", ((6, 2),), "y"), ("dot", ((5, 2), (1, 2)), "b")],
+)
+def test_links_refuse_another_number_of_rows(method, rows, name):
+    with pytest.raises(Refused, match=f"^{name}: must have .* rows for these links, got shape"):
+        getattr(some_links(), method)(*(torch.ones(shape) for shape in rows))
+
+
+def test_links_made_by_hand_refuse_what_is_out_of_range():
+    links = some_links()
+    with pytest.raises(Refused, match=r"^target: must lie in 0 … 4, got -1"):
+        Links(links.source, links.target - 1, links.ptr, links.by_source, links.target_by_source, links.source_ptr)

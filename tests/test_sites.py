@@ -290,7 +290,7 @@ def test_the_fused_kernel_runs_unless_scores_or_pattern_are_watched(monkeypatch)
     import neuropil.nn.attention as module
 
     real = module.attend
-    monkeypatch.setattr(module, "attend", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(module, "attend", lambda *a, **k: calls.append(1) or real(*a, **k))
     with record(heads, "q", "k", "v", "z"):
         heads(x)
     assert len(calls) == 1

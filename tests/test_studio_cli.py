@@ -92,7 +92,7 @@ def test_a_clip_and_a_shape_from_fit_to_film_and_mesh(call, tmp_path, monkeypatc
     assert call("fit video {s}/clip.mp4 --field dense --parameters 5000 --seconds 0.2 --out clip")[0] == 0
     assert call("render clip --path time --frames 3 --out clip.mp4")[0] == 0
     assert read_video(tmp_path / "clip.mp4").frames.shape == (3, 16, 24, 3)
-    assert call("fit shape {s}/sphere.ply --seconds 0.5 --parameters 9000 --out shape")[0] == 0
+    assert call("fit shape {s}/sphere.ply --seconds 3 --parameters 9000 --out shape")[0] == 0
     code, out, _ = call("export shape --mesh shape.obj --points points.ply --resolution 32")
     assert code == 0 and "faces" in out and "points" in out
     assert trimesh.load_mesh(tmp_path / "shape.obj").is_watertight

@@ -61,6 +61,8 @@ def test_state_of_the_wrong_size_and_bad_sizes_are_refused():
         WaveCell(1, 5, 2)(torch.zeros(1, 1), torch.zeros(1, 1, 5))
     with pytest.raises(Refused, match="units"):
         WaveCell(1, 1, 2)
+    with pytest.raises(Refused, match=r"^h: float32 or float64"):
+        wave_speed(torch.zeros(4, 4).half())
     with pytest.raises(Refused, match="init"):
         WaveCell(1, 5, 2, init="forward")
     with pytest.raises(Refused, match="phi"):

@@ -81,7 +81,7 @@ def changed(call: Call, changes: Changes) -> dict[str, Any]:
         elif kind in DTYPES:
             arguments[what] = value.to(getattr(torch, kind))
         elif value.is_floating_point() and value.numel():
-            number = float(VALUES[kind])
+            number = float(torch.tensor(float(VALUES[kind])).to(value.dtype))  # what is too large for half is inf
             first = torch.arange(1 if kind.startswith("first") else value.numel())
             arguments[what] = value.clone().flatten().index_fill(0, first, number).view_as(value)
     return arguments

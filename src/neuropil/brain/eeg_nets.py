@@ -6,10 +6,13 @@ EEGNet   temporal conv, depthwise spatial conv, ELU, mean of 4; depthwise and po
          (Lawhern et al. 2018, arXiv:1611.08024: F1 = 8, D = 2, F2 = 16, kernel of half a second)
 """
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import same_kind, suits
 
 
 class IFNet(nn.Module):
@@ -22,7 +25,8 @@ class IFNet(nn.Module):
         bands: R, "radix" in the authors' code.
         pool: samples that are averaged (half a second); the last samples that do not fill one are left out.
 
-    O(samples planes bands (channels + kernel)) time a trial. `features` tells the width of the output.
+    O(samples planes bands (channels + kernel)) time a trial. `features` tells the width of the output. `Refused` for sizes that do
+    not fit, and trials of other channels or shorter than `pool`.
 
     >>> import torch
     >>> IFNet(8, samples=100, planes=4, kernel=15, pool=25)(torch.randn(2, 8, 100)).shape
@@ -36,7 +40,7 @@ class IFNet(nn.Module):
         if min(channels, planes, bands) < 1 or kernel < 1 or not 1 <= pool <= samples or kernel >> (bands - 1) < 1:
             given = f"{channels}, {samples}, {planes}, {kernel}, {bands} and {pool}"
             raise Refused(f"channels, samples, planes, kernel, bands, pool: must be positive, pool ≤ samples; got {given}")
-        self.bands, self.features = bands, planes * (samples // pool)
+        self.bands, self.pool, self.features = bands, pool, planes * (samples // pool)
         self.space = nn.Sequential(nn.Conv1d(channels, planes * bands, 1, bias=False), nn.BatchNorm1d(planes * bands))
         widths = [kernel >> r for r in range(bands)]
         self.time = nn.ModuleList(
@@ -50,6 +54,8 @@ class IFNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c t"]) -> Float[Tensor, "n f"]:
         """The features."""
+        suits("x", x, self.space)
+        _long_enough(x, self.pool)
         bands = [time(band) for time, band in zip(self.time, self.space(x).chunk(self.bands, 1), strict=True)]
         length = min(band.shape[-1] for band in bands)  # an even kernel gives one sample more
         total = bands[0][..., :length]
@@ -61,7 +67,8 @@ class IFNet(nn.Module):
 class EEGNet(nn.Module):
     """Features (n, F2 · (samples // 32)) of a trial; `features` tells their number.
 
-    The published limits on the norms of the spatial filters and of the last layer are not imposed.
+    The published limits on the norms of the spatial filters and of the last layer are not imposed. `Refused` for sizes that do not
+    fit, and trials of other channels or shorter than both pools.
 
     >>> import torch
     >>> EEGNet(8, samples=128, rate=128.0)(torch.randn(2, 8, 128)).shape
@@ -73,10 +80,10 @@ class EEGNet(nn.Module):
         pools: tuple[int, int] = (4, 8),
     ) -> None:  # fmt: skip
         super().__init__()
-        if channels < 1 or samples < pools[0] * pools[1] or not rate > 0:
+        if channels < 1 or samples < pools[0] * pools[1] or not 0 < rate < math.inf:
             given = f"{channels}, {samples} and {rate}"
-            raise Refused(f"channels, samples, rate: must be positive, samples ≥ {pools[0] * pools[1]}; got {given}")
-        self.features = F2 * (samples // pools[0] // pools[1])
+            raise Refused(f"channels, samples, rate: must be positive and finite, samples ≥ {pools[0] * pools[1]}; got {given}")
+        self.channels, self.pool, self.features = channels, pools[0] * pools[1], F2 * (samples // pools[0] // pools[1])
         self.net = nn.Sequential(
             _same(max(2, int(rate // 2))),
             nn.Conv2d(1, F1, (1, max(2, int(rate // 2))), bias=False),
@@ -98,7 +105,16 @@ class EEGNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c t"]) -> Float[Tensor, "n f"]:
         """The features."""
+        if x.shape[1] != self.channels:
+            raise Refused(f"x: must be (n, {self.channels} channels, samples), got {tuple(x.shape)}")
+        same_kind("x", x, next(self.net.parameters()))
+        _long_enough(x, self.pool)
         return self.net(x[:, None])
+
+
+def _long_enough(x: Tensor, least: int) -> None:
+    if x.shape[-1] < least:
+        raise Refused(f"x: at least {least} samples are needed, got shape {tuple(x.shape)}")
 
 
 def _same(kernel: int) -> nn.ZeroPad2d:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.nn.checks import transformable, within
 
 
 def flip(x: Float[Tensor, "n c t"]) -> Float[Tensor, "n c t"]:
@@ -33,21 +34,28 @@ def scale_and_noise(
 ) -> Float[Tensor, "n c t"]:
     """(1 + s) X + noise · std · ε, with s uniform in ±scale for each trial and std that of each channel. O(n c t).
 
+    `Refused` for fewer than 2 samples, or numbers that are not finite.
+
     >>> x = torch.randn(2, 3, 4)
     >>> torch.equal(scale_and_noise(x, 0.0, 0.0), x)
     True
     """
+    if not (math.isfinite(scale) and math.isfinite(noise)):
+        raise Refused(f"scale, noise: must be finite, got {scale} and {noise}")
+    if x.shape[-1] < 2:
+        raise Refused(f"x: a standard deviation needs at least 2 samples, got shape {tuple(x.shape)}")
     s = scale * (2 * torch.rand(len(x), 1, 1, generator=generator) - 1).to(x)
     return (1 + s) * x + noise * x.std(-1, keepdim=True) * torch.randn(x.shape, generator=generator).to(x)
 
 
 def analytic(x: Float[Tensor, "*b t"]) -> Tensor:
-    """The analytic signal: positive frequencies doubled, negative ones gone. O(t log t).
+    """The analytic signal: positive frequencies doubled, negative ones gone. O(t log t). `Refused` for nothing, or half precision.
 
     >>> wave = torch.cos(2 * math.pi * torch.arange(16) / 4)
     >>> torch.allclose(analytic(wave).abs(), torch.ones(16), atol=1e-6)
     True
     """
+    transformable("x", x)
     t = x.shape[-1]
     keep = torch.zeros(t, dtype=x.dtype, device=x.device)
     keep[0] = 1
@@ -62,6 +70,8 @@ def frequency_shift(
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "n c t"]:  # fmt: skip
     """Every frequency of a trial moved by the same number of Hz, uniform in ±`most`, or as `shift` says for each trial.
+
+    `Refused` for a rate that is not above 0, and as `analytic`.
 
     >>> x = torch.cos(2 * math.pi * 5 * torch.arange(100) / 100)[None, None]
     >>> moved = frequency_shift(x, rate=100.0, shift=torch.tensor([3.0]))
@@ -78,10 +88,13 @@ def frequency_shift(
 def surrogate(x: Float[Tensor, "n c t"], share: float = 0.5, generator: torch.Generator | None = None) -> Float[Tensor, "n c t"]:
     """Phases turned by angles uniform in ±share · π, the same for all channels of a trial: spectra and their relations stay.
 
+    `Refused` as `analytic`.
+
     >>> x = torch.randn(1, 2, 16)
     >>> torch.allclose(torch.fft.rfft(surrogate(x)).abs(), torch.fft.rfft(x).abs(), atol=1e-4)
     True
     """
+    transformable("x", x)
     t = x.shape[-1]
     angle = share * math.pi * (2 * torch.rand(len(x), 1, t // 2 + 1, generator=generator) - 1).to(x)
     angle[..., 0] = 0  # the mean and, of an even number of samples, the last mode have no phase
@@ -119,6 +132,7 @@ def reflect(
     >>> x.flatten().tolist(), y.tolist()
     ([2.0, 1.0], [1])
     """
+    within("mirror", mirror, x.shape[1])
     if len(mirror) != x.shape[1] or not torch.equal(mirror[mirror], torch.arange(len(mirror), device=mirror.device)):
         raise Refused(f"mirror: an involution of the {x.shape[1]} channels is needed, got {mirror.tolist()}")
     if swap is None:

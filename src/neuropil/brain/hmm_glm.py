@@ -30,7 +30,7 @@ from neuropil.brain.estimator import Estimator, as_tensor
 from neuropil.brain.spikes import poisson_nll
 from neuropil.data.spike_simulators import ACTIVATIONS, exponential_kernel, stay_or_switch
 from neuropil.errors import Refused, choose
-from neuropil.nn.checks import at_least, numbers, same_kind, some
+from neuropil.nn.checks import at_least, filled, numbers, same_kind, some
 from neuropil.nn.choice import gumbel_simplex, gumbel_simplex_log_prob
 from neuropil.numerics.hidden_markov import Posterior, forward_backward, sample_chain, viterbi
 
@@ -344,7 +344,10 @@ class HMMGLM(Estimator):
 
     def _posterior(self, counts: Any, mask: Tensor | None) -> Posterior:
         log_b, seen = self._log_emission(counts, mask)
-        return forward_backward(log_b, self.transition_, mask=seen)
+        try:
+            return forward_backward(log_b, self.transition_, mask=seen)
+        except Refused as error:
+            raise Refused(f"counts: {error}") from None
 
     @torch.no_grad()
     def _log_emission(self, counts: Any, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -402,6 +405,7 @@ def transition_from(pairs: Float[Tensor, "s s"], least: float = -8.0) -> Float[T
     tensor([[0.7500, 0.2500],
             [0.5000, 0.5000]])
     """
+    filled("pairs", pairs)
     numbers("pairs", pairs)
     rows = pairs.sum(-1, keepdim=True)
     share = torch.where(rows > 0, pairs / rows.clamp_min(1e-30), 1 / len(pairs))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from neuropil.brain.coordinated_dropout import coordinated_dropout, passing
 from neuropil.brain.spikes import poisson_nll
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least, fits, same_kind
 from neuropil.nn.scan import scan
 
 LATENTS = ("langevin", "free")
@@ -46,7 +47,8 @@ class LinePotential(nn.Module):
     def parts(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """K̃ (channels, 3), K̃ ∗ z and S, both (b, 1, length)."""
         channels = len(self.K)
-        if z.shape[-1] % channels:
+        same_kind("z", z, self.K)
+        if not z.shape[-1] or z.shape[-1] % channels:
             raise Refused(f"z: its width must be a multiple of {channels} channels, got {z.shape[-1]}")
         kernel = nn.functional.normalize(self.K, dim=2).sum(0)
         line = z.reshape(-1, channels, z.shape[-1] // channels)
@@ -64,6 +66,7 @@ class LinePotential(nn.Module):
 
     def hessian(self, d: int) -> Float[Tensor, "d d"]:
         """H with ∇U = H z: for many steps one product of matrices is faster than two convolutions."""
+        at_least(1, d=d)
         return self.force(torch.eye(d, dtype=self.K.dtype, device=self.K.device))
 
 
@@ -79,16 +82,29 @@ def langevin_step(
     """The new z and v, and the mean of v's law before the noise came in. `force` is z ↦ ∇U.
 
     `symplectic` takes the force at the new z: with γ = 0 the energy v²/2 + U then stays in a band of width O(dt). O(d).
+    `Refused` for a dt that is not finite, or a gamma below 0.
 
     >>> z, v, mean = langevin_step(torch.zeros(4), torch.ones(4), None, torch.zeros(4), gamma=0.5)
     >>> z[0].item(), v[0].item()
     (0.009999999776482582, 0.5)
     """
+    if not (math.isfinite(dt) and 0 <= gamma < math.inf):
+        raise Refused(f"dt, gamma: finite numbers and gamma ≥ 0 are needed, got {dt} and {gamma}")
     moved = z + dt * v
     if force is not None:
         v = v - dt * force(moved if symplectic else z)
     mean = (1 - gamma) * v
     return moved, mean + math.sqrt(2 * gamma) * noise, mean
+
+
+def _linear(H: Tensor) -> Callable[[Tensor], Tensor]:
+    """The force z ↦ z H."""
+
+    def force(z: Tensor) -> Tensor:
+        fits("z", z, len(H), H)
+        return z @ H
+
+    return force
 
 
 class LangevinFlow(nn.Module):
@@ -134,6 +150,7 @@ class LangevinFlow(nn.Module):
             raise Refused(f"seen, neurons, ahead, hidden: 1 ≤ seen ≤ neurons, ahead ≥ 0, a multiple of 4; got {given}")
         if not 0 <= gamma <= 1 or not dt > 0:
             raise Refused(f"gamma, dt: must lie in [0, 1] and above 0, got {gamma} and {dt}")
+        at_least(1, feedforward=feedforward)
         self.seen, self.neurons, self.ahead, self.gamma, self.dt = seen, neurons, ahead, gamma, dt
         self.latent, self.released_kl = choose("latent", latent, LATENTS), released_kl
         self.encoder = nn.GRUCell(seen, hidden)
@@ -174,7 +191,7 @@ class LangevinFlow(nn.Module):
         if not len(later):
             return first, kl
         H = None if self.potential is None else self.potential.hessian(width)
-        force = None if H is None else lambda z: z @ H
+        force = None if H is None else _linear(H)
 
         def cell(now: Tensor, state: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
             x, e = now[:, : self.seen], now[:, self.seen :]
@@ -237,11 +254,13 @@ class LangevinFlow(nn.Module):
         return nll.mean() + weight * ramp * kl.mean()
 
 
-def gaussian_kl(mean: Float[Tensor, "*b"], variance: Float[Tensor, "..."], prior: float) -> Float[Tensor, "*b"]:
-    """KL(N(mean, variance) ‖ N(0, prior)) in nats, for each number.
+def gaussian_kl(mean: Float[Tensor, "*b"], variance: Float[Tensor, "*#b"], prior: float) -> Float[Tensor, "*b"]:
+    """KL(N(mean, variance) ‖ N(0, prior)) in nats, for each number; infinite at a variance of 0. `Refused` for a prior not above 0.
 
     >>> gaussian_kl(torch.zeros(1), torch.ones(1), 1.0)
     tensor([0.])
     """
+    if not 0 < prior < math.inf:
+        raise Refused(f"prior: must be above 0 and finite, got {prior}")
     ratio = variance / prior
     return 0.5 * (ratio - 1 - ratio.log() + mean.square() / prior)

@@ -13,6 +13,7 @@ gives the head [f, z]). Align each recording first: `covariances.euclidean_align
 meaning; slow potentials have one: ``time="noise"`` for them.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from neuropil.brain import eeg_views
 from neuropil.brain.eeg_nets import IFNet
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least, same_kind
 from neuropil.nn.contrastive import nt_xent
 
 
@@ -30,6 +32,7 @@ class ChannelTransformer(nn.Module):
     """z of a trial: one layer of attention among channels, flattened, and a projector to `features`. Numbers in ±1.
 
     O(channels samples² + (channels samples) features) time. `heads` must divide `samples`: the last samples are left out if not.
+    `Refused` for sizes below 1, fewer samples than heads, and trials of other channels or fewer samples.
 
     >>> ChannelTransformer(8, samples=101, features=6)(torch.randn(2, 8, 101)).shape
     torch.Size([2, 6])
@@ -37,7 +40,9 @@ class ChannelTransformer(nn.Module):
 
     def __init__(self, channels: int, samples: int, features: int, heads: int = 2, layers: int = 1) -> None:
         super().__init__()
-        self.samples = samples - samples % heads
+        at_least(1, channels=channels, features=features, heads=heads, layers=layers)
+        at_least(heads, samples=samples)
+        self.channels, self.samples = channels, samples - samples % heads
         layer = nn.TransformerEncoderLayer(self.samples, heads, max(2 * self.samples, 128), dropout=0.1, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.project = nn.Sequential(
@@ -50,6 +55,9 @@ class ChannelTransformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c t"]) -> Float[Tensor, "n f"]:
         """z."""
+        if x.shape[1] != self.channels or x.shape[2] < self.samples:
+            raise Refused(f"x: must be (n, {self.channels} channels, at least {self.samples} samples), got {tuple(x.shape)}")
+        same_kind("x", x, self.encoder.layers[0].linear1.weight)  # type: ignore[union-attr, arg-type]
         return self.project(self.encoder(x[..., : self.samples]).flatten(1))
 
 
@@ -92,6 +100,8 @@ class MVCNet(nn.Module):
         super().__init__()
         if names is not None and len(names) != channels:
             raise Refused(f"names: one for each of {channels} channels is needed, got {len(names)}")
+        if not 0 < rate < math.inf:
+            raise Refused(f"rate: must be above 0 Hz and finite, got {rate}")
         if min(weights) < 0:
             raise Refused(f"weights: must not be negative, got {weights}")
         self.rate, self.weights, self.tau, self.fused, self.swap, self.shift = rate, weights, tau, fused, swap, shift

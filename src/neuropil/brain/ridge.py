@@ -22,7 +22,7 @@ from torch.nn.functional import linear
 from neuropil.brain.estimator import Estimator, as_tensor, like
 from neuropil.brain.scores import require_varying
 from neuropil.errors import Refused
-from neuropil.nn.checks import same_kind, some
+from neuropil.nn.checks import finite, same_kind, some
 
 LAMBDAS = tuple(10 ** (k / 2) for k in range(-4, 17))  # 0.01 … 1e8
 BLOCK = 2**22  # numbers that are formed at once
@@ -31,7 +31,7 @@ BLOCK = 2**22  # numbers that are formed at once
 def eigenbasis(x: Float[Tensor, "n p"]) -> tuple[Float[Tensor, "p k"], Float[Tensor, "n k"], Float[Tensor, "k"]]:
     """P, Q and s² of centred features: ``w = P (Qᵀ y / (s² + λ))``, k = min(n, p). By float64, so that small λ are safe.
 
-    O(n p k + k³) time, O(k² + k (n + p)) memory.
+    O(n p k + k³) time, O(k² + k (n + p)) memory. `Refused` (on the CPU) for features that are not finite.
 
     >>> P, Q, s2 = eigenbasis(torch.tensor([[2.0], [-2.0]]))
     >>> P @ (Q.T @ torch.tensor([1.0, -1.0]) / (s2 + 8.0))   # Σxy / (Σx² + λ) = 4 / 16
@@ -39,10 +39,14 @@ def eigenbasis(x: Float[Tensor, "n p"]) -> tuple[Float[Tensor, "p k"], Float[Ten
     """
     z = x.double()
     if len(z) < z.shape[1]:
-        s2, u = torch.linalg.eigh(z @ z.T)
+        gram = z @ z.T
+        finite("products of x", gram)
+        s2, u = torch.linalg.eigh(gram)
         p, q = z.T @ u, u
     else:
-        s2, v = torch.linalg.eigh(z.T @ z)
+        gram = z.T @ z
+        finite("products of x", gram)
+        s2, v = torch.linalg.eigh(gram)
         p, q = v, z @ v
     return p.to(x), q.to(x), s2.clamp(min=0).to(x)
 

@@ -24,11 +24,13 @@ from neuropil.nn.checks import at_least, fits, same_kind, some, within
 
 
 def noise(shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard Gaussian numbers with dtype and device of `like`, drawn on the generator's device.
+    """Standard Gaussian numbers with dtype and device of `like`, drawn on the generator's device. `Refused` for whole numbers.
 
     >>> noise((2, 3), torch.zeros(1), torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3])
     """
+    if not (like.is_floating_point() or like.is_complex()):
+        raise Refused(f"like: must be of floating point, got {like.dtype}")
     where = like.device if generator is None else generator.device
     return torch.randn(*shape, generator=generator, device=where, dtype=like.dtype).to(like.device)
 
@@ -160,7 +162,7 @@ class SudokuAKOrN(nn.Module):
 
     def embed(self, puzzle: Int[Tensor, "b s s"]) -> Float[Tensor, "b s s c n"]:
         """c: the embedded digits, 0 for blanks."""
-        within("puzzle", puzzle, self.embedding.num_embeddings)
+        _check_puzzle(puzzle, self.embedding)
         return self.embedding(puzzle).unflatten(-1, (self.c, self.n))
 
     def forward(
@@ -187,10 +189,17 @@ class SudokuItrSA(nn.Module):
 
     def forward(self, puzzle: Int[Tensor, "b s s"], steps: int) -> Float[Tensor, "b s s digits"]:
         """Scores of digits 1 … n."""
-        within("puzzle", puzzle, self.embedding.num_embeddings)
+        _check_puzzle(puzzle, self.embedding)
         some("puzzle", puzzle, 0)
         c = self.embedding(puzzle)
         return self.out(self.body(c.flatten(1, 2), steps)).view(*puzzle.shape, -1)
+
+
+def _check_puzzle(puzzle: Tensor, digits: nn.Embedding) -> None:
+    side = digits.num_embeddings - 1
+    if puzzle.shape[1:] != (side, side):
+        raise Refused(f"puzzle: must be of shape (b, {side}, {side}), got {tuple(puzzle.shape)}")
+    within("puzzle", puzzle, side + 1)
 
 
 def fill(puzzle: Int[Tensor, "*b s s"], scores: Float[Tensor, "*b s s digits"]) -> Int[Tensor, "*b s s"]:
@@ -307,4 +316,6 @@ def patches(channels: int, d: int, size: int, patch: int) -> nn.Conv2d:
 def _check_images(images: Tensor, patches: nn.Conv2d) -> None:
     if images.ndim != 4 or images.shape[1] != patches.in_channels:
         raise Refused(f"images: must be of shape (b, {patches.in_channels}, s, s), got {tuple(images.shape)}")
+    if min(images.shape[2:]) < patches.kernel_size[0]:
+        raise Refused(f"images: sides of at least a patch, {patches.kernel_size[0]}, are needed, got {tuple(images.shape)}")
     same_kind("images", images, patches.weight)

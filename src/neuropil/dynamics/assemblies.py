@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least, filled, fits, has_eigenvalues, same_kind, some
 from neuropil.nn.scan import scan
 from neuropil.numerics.orthogonal import cayley, exp_skew
 
@@ -67,7 +68,7 @@ class Block(nn.Module):
 
 
 class AbsStable(Block):
-    """Condition A: a fixed W (a buffer, not trained) of which g |W| − I is Hurwitz; `Refused` if it is not.
+    """Condition A: a fixed W (a buffer, not trained) of which g |W| − I is Hurwitz; `Refused` if not, or W is empty or not finite.
 
     n² numbers twice. O(n³) once.
 
@@ -82,6 +83,8 @@ class AbsStable(Block):
     def __init__(self, W: Float[Tensor, "n n"], g: float = 1.0) -> None:
         super().__init__()
         self.n, self.g = len(W), _slope(g)
+        filled("W", W)
+        has_eigenvalues("W", W)
         radius = perron(magnitude(W))
         if not g * radius < 1:
             raise Refused(f"W: the spectral radius of |W| must be below 1/g = {1 / g:g}, got {radius:g}")
@@ -134,6 +137,7 @@ class SymStable(Block):
 
     def __init__(self, n: int, g: float = 1.0, margin: float = 0.01, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        at_least(1, n=n)
         self.n, self.g, self.margin = n, _slope(g), _margin(margin)
         self.A = nn.Parameter(torch.eye(n) + 0.3 * torch.randn(n, n, generator=generator) / math.sqrt(n))
 
@@ -162,6 +166,7 @@ class SVDStable(Block):
 
     def __init__(self, n: int, g: float = 1.0, margin: float = 0.01, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        at_least(1, n=n)
         self.n, self.g, self.margin = n, _slope(g), _margin(margin)
         u, v = torch.randn(2, n * (n - 1) // 2, generator=generator)
         self.u, self.v = nn.Parameter(u), nn.Parameter(v)
@@ -225,7 +230,10 @@ class SkewCoupling(nn.Module):
         return self.values.new_zeros(self.mask.shape).masked_scatter(self.mask, self.values)
 
     def forward(self, M: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-        """L in the metric M. O(n³)."""
+        """L in the metric M. O(n³). `Refused` for an M that does not fit."""
+        if M.shape != self.mask.shape:
+            raise Refused(f"M: must be {tuple(self.mask.shape)}, got {tuple(M.shape)}")
+        same_kind("M", M, self.values)
         with torch.autocast(M.device.type, enabled=False):
             B = self.B()
             return B - torch.linalg.solve(M, B.mT @ M)
@@ -257,7 +265,13 @@ class Step:
     phi: str
     method: str
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.dt):
+            raise Refused(f"dt: must be finite, got {self.dt}")
+
     def __call__(self, u: Float[Tensor, "*b n"], x: Float[Tensor, "*b n"]) -> tuple[Float[Tensor, "*b n"], Float[Tensor, "*b n"]]:
+        fits("u", u, self.W.shape[-1], self.W)
+        fits("x", x, self.W.shape[-1], self.W)
         pull = PHI[self.phi](x) @ self.W.mT + u - x
         if self.method == "euler":
             x = x + self.dt * (pull + x @ self.T.mT)
@@ -326,7 +340,8 @@ class Assembly(Block):
     def run(
         self, u: Float[Tensor, "t *b n"], x: Float[Tensor, "*b n"] | None = None
     ) -> tuple[Float[Tensor, "t *b n"], Float[Tensor, "*b n"]]:
-        """All states under the inputs u, from x or from rest, and the last one."""
+        """All states under the inputs u, from x or from rest, and the last one. `Refused` for no inputs, or what does not fit."""
+        some("u", u, 0)
         return scan(self.step(), u, self.start(*u.shape[1:-1]) if x is None else x)
 
     def leaves(self) -> list[Block]:
@@ -355,6 +370,7 @@ class Assembly(Block):
         while the units are silent.
         """
         _, _, L = self.matrices()
+        has_eigenvalues("coupling", L)
         radius = float(torch.linalg.eigvals(L.double()).abs().max()) if self.method == "euler" else 0.0
         return 2 * max(self.rate(), 0.0) / (math.hypot(1, radius) + self.gain()) ** 2
 
@@ -369,10 +385,13 @@ class AssemblyNet(nn.Module):
 
     def __init__(self, d: int, assembly: Assembly, d_out: int) -> None:
         super().__init__()
+        at_least(1, d=d, d_out=d_out)
         self.V, self.assembly, self.read = nn.Linear(d, assembly.n), assembly, nn.Linear(assembly.n, d_out)
 
     def forward(self, x: Float[Tensor, "t b d"]) -> Float[Tensor, "b d_out"]:
-        """Read-outs of the last state."""
+        """Read-outs of the last state. `Refused` for no inputs, or what does not fit."""
+        fits("x", x, self.V.in_features, self.V.weight)
+        some("x", x, 0)
         return self.read(self.assembly.run(self.V(x))[1])
 
 
@@ -390,12 +409,14 @@ def contraction_rate(model: nn.Module) -> float:
     raise Refused(f"model: must hold a Block, got {type(model).__name__} without")
 
 
-def distance(x: Float[Tensor, "*b n"], y: Float[Tensor, "*b n"], M: Float[Tensor, "*m n n"]) -> Float[Tensor, "*b"]:
-    """``‖x − y‖_M = √((x − y)ᵀ M (x − y))``.
+def distance(x: Float[Tensor, "*b n"], y: Float[Tensor, "*b n"], M: Float[Tensor, "*m n n"]) -> Float[Tensor, "..."]:
+    """``‖x − y‖_M = √((x − y)ᵀ M (x − y))``; leading axes of M broadcast. `Refused` unless all are of one dtype.
 
     >>> float(distance(torch.tensor([1.0, 0.0]), torch.zeros(2), 4 * torch.eye(2)))
     2.0
     """
+    same_kind("y", y, x)
+    same_kind("M", M, x)
     return ((x - y) @ M * (x - y)).sum(-1).clamp_min(0).sqrt()
 
 
@@ -405,7 +426,9 @@ def magnitude(W: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 
 def perron(N: Float[Tensor, "n n"]) -> float:
-    """The spectral radius of a matrix of numbers ≥ 0. O(n³)."""
+    """The spectral radius of a matrix of numbers ≥ 0. O(n³). `Refused` for what is empty or not finite."""
+    filled("N", N)
+    has_eigenvalues("N", N)
     return float(torch.linalg.eigvals(N.double()).abs().max())
 
 

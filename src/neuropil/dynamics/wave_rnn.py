@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
-from neuropil.nn.checks import at_least, fits, same_kind, some
+from neuropil.nn.checks import at_least, fits, same_kind, some, transformable
 from neuropil.nn.scan import scan
 
 PHI: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "identity": lambda x: x}
@@ -150,14 +150,14 @@ def wave_speed(h: Float[Tensor, "t n"]) -> float:
     """Units a step at which a pattern h[t, i] travels along a ring, toward lower indices: the slope ω/k of its space-time spectrum.
 
     The peak of |FFT|² over wave numbers k ≠ 0, each weighted by its power: ν = Σ ω k P / Σ k² P (least squares through the origin).
+    `Refused` for no states, or half precision.
 
     >>> x = torch.arange(32)
     >>> pulse = torch.stack([torch.exp(-0.5 * ((x - 16 + t + 16) % 32 - 16.0) ** 2) for t in range(32)])
     >>> round(wave_speed(pulse), 2)
     1.0
     """
-    some("h", h, 0)
-    some("h", h)
+    transformable("h", h)
     t, n = h.shape
     power = torch.fft.fft2(h - h.mean()).abs().square()
     omega, k = torch.meshgrid(torch.fft.fftfreq(t), torch.fft.fftfreq(n), indexing="ij")

@@ -191,10 +191,13 @@ def matched(make: Callable[[int], nn.Module], weights: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Score:
-    """AUC and mean cross-entropy (nats) of a model on some rows."""
+    """AUC and mean cross-entropy (nats) of a model on some rows. `Refused` for negative numbers or such as are not finite."""
 
     auc: float
     loss: float
+
+    def __post_init__(self) -> None:
+        at_least(0, auc=self.auc, loss=self.loss)
 
 
 @torch.no_grad()

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import attend, masked_softmax
-from neuropil.nn.checks import fits, numbers, same_kind
+from neuropil.nn.checks import fits, same_kind
 from neuropil.nn.sites import Site
-from neuropil.nn.transformer import Block, rotate
+from neuropil.nn.transformer import Block, placed, rotate
 
 POSITIONS = ("learned", "rotary", "none")
 Symbols = Float[Tensor, "_b _n _d"] | Float[Tensor, "_offsets _d"]  # checked by `check_symbols`
@@ -45,7 +45,8 @@ def _positive(**sizes: int) -> None:
 class SymbolicAttention(nn.Module):
     """``s_j = Σ_k softmax_k(⟨W x_j, f_k⟩ / √(d/heads)) z_k``: `count` symbols z with templates f, looked up by what x_j is like.
 
-    (count + count + d + 1) d numbers, O(n d (d + count)) time. `Refused` for sizes below 1 or heads that do not divide d.
+    (count + count + d + 1) d numbers, O(n d (d + count)) time. `Refused` for sizes below 1, heads that do not divide d, input that
+    does not fit, or NaN.
 
     >>> SymbolicAttention(8, heads=2, count=5)(torch.randn(3, 4, 8)).shape
     torch.Size([3, 4, 8])
@@ -64,9 +65,9 @@ class SymbolicAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """The symbol of each object. `x` must be features, not relations: give it the embedded input."""
         fits("x", x, self.query.in_features, self.query.weight)
-        numbers("x", x)
         q, f, z = (split(y, self.heads) for y in (self.query(x), self.templates, self.library))
-        return attend(q, f.expand(len(x), -1, -1, -1), z.expand(len(x), -1, -1, -1)).transpose(1, 2).flatten(2)
+        f, z = (y.expand(len(x), -1, -1, -1) for y in (f, z))
+        return attend(q, f, z, names=("query of x", "templates")).transpose(1, 2).flatten(2)
 
 
 class PositionalSymbols(nn.Module):
@@ -154,12 +155,16 @@ class Heads(nn.Module):
         """Σ_j a_ij v_j."""
         if self.pattern.watched:
             return self.attention(x, mask) @ values
-        numbers("x", x)
         same_kind("values", values, self.query.weight)
-        return attend(*self.match(x), values, mask=None if mask is None else mask.unsqueeze(1))
+        mask = None if mask is None else mask.unsqueeze(1)
+        return attend(*self.match(x), values, mask=mask, names=("query of x", "key of x"))
 
     def merge(self, z: Float[Tensor, "b h n c"]) -> Float[Tensor, "b n w"]:
         """W_o of all heads, side by side."""
+        width = self.out.in_features // self.heads
+        if z.shape[1::2] != (self.heads, width):
+            raise Refused(f"z: must be of shape (b, {self.heads}, n, {width}), got {tuple(z.shape)}")
+        same_kind("z", z, self.out.weight)
         return self.out(z.transpose(1, 2).flatten(2))
 
 
@@ -167,8 +172,8 @@ class SensoryHeads(Heads):
     """Ordinary attention: `heads` of the `total` heads that share a width d, so that the output has heads · d/total features.
 
     Site: pattern, a (b, heads, n, n); while it is recorded or overridden it is formed, else a fused kernel runs. O(n d w + n² w)
-    time for w = heads · d/total. `Refused` for a `total` that does not divide d, heads outside 1 … total, or rotary positions at
-    an odd width.
+    time for w = heads · d/total. `Refused` for a `total` that does not divide d, heads outside 1 … total, rotary positions at an
+    odd width, input that does not fit, or NaN that would not come out.
 
     >>> SensoryHeads(8, heads=1, total=2)(torch.randn(3, 5, 8)).shape
     torch.Size([3, 5, 4])
@@ -176,6 +181,7 @@ class SensoryHeads(Heads):
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "#b #n #n"] | None = None) -> Float[Tensor, "b n w"]:
         """`mask` is True where i may look at j."""
+        fits("x", x, self.value.in_features, self.value.weight)
         return self.merge(self.mix(x, split(self.value(x), self.heads), mask))
 
 
@@ -251,6 +257,7 @@ class RelationalHeads(SymbolicHeads):
 
     def relate(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b r n n"]:
         """r_ij,l of each relation l."""
+        fits("x", x, self.relation_query.in_features, self.relation_query.weight)
         q = split(self.relation_query(x), self.relations)
         k = q if self.relation_key is None else split(self.relation_key(x), self.relations)
         return self.relation(q @ k.mT * q.shape[-1] ** -0.5)
@@ -405,14 +412,7 @@ class DualTransformer(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "#b #n #n"] | None = None) -> Float[Tensor, "b n d"]:
         """`mask` is True where i may look at j, beside what causality forbids."""
         fits("x", x, self.norm.normalized_shape[0], self.norm.weight)
-        n = x.shape[1]
-        if n > self.context:
-            raise Refused(f"x: at most context = {self.context} positions, got {n}")
-        if self.causal:
-            earlier = torch.ones(1, n, n, dtype=torch.bool, device=x.device).tril()
-            mask = earlier if mask is None else mask & earlier
-        if self.place is not None:
-            x = x + self.place[:n]
+        x, mask = placed(x, mask, self.place, self.context, self.causal)
         symbols = None if self.symbols is None else self.symbols(x)
         for layer in self.layers:
             x = layer(x, mask=mask, symbols=symbols)

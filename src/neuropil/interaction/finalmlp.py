@@ -115,7 +115,8 @@ class FinalMLP(nn.Module):
         dropout, batch_norm: in the streams.
         out_of_range: see `FieldEmbedding`.
 
-    O(F D w) a row for streams of width w, and w²/k for the form. `Refused` as its parts do, and for other than two streams.
+    O(F D w) a row for streams of width w, and w²/k for the form. `Refused` as its parts do, for other than two streams, and in
+    `fuse` for what does not fit.
 
     >>> model = FinalMLP([5, 3, 9], dim=4, hidden=((16, 8), (16, 4)), heads=2, contexts=((0,), (1, 2)))
     >>> model(torch.tensor([[1, 2, 8], [0, 0, 0]])).shape
@@ -152,6 +153,8 @@ class FinalMLP(nn.Module):
     def fuse(self, h_1: Float[Tensor, "b n"], h_2: Float[Tensor, "b m"]) -> Float[Tensor, "b"]:
         """``b + w_1·h_1 + w_2·h_2 + Σ_j h_1jᵀ W_j h_2j``."""
         w_1, w_2 = self.linear
+        fits("h_1", h_1, w_1.in_features, w_1.weight)  # type: ignore[arg-type]
+        fits("h_2", h_2, w_2.in_features, w_2.weight)  # type: ignore[arg-type]
         logit = (w_1(h_1) + w_2(h_2))[..., 0]
         return logit if self.form is None else logit + self.form(h_1, h_2)
 

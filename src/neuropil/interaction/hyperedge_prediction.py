@@ -20,6 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from neuropil.errors import Refused, choose
 from neuropil.interaction.hypergraph import Hypergraph
+from neuropil.interaction.message_passing import covers
 from neuropil.nn.checks import at_least, fits, same_kind, some, within
 from neuropil.nn.mlp import MLP
 from neuropil.nn.segments import segment_reduce
@@ -167,8 +168,7 @@ class SetScorer(nn.Module):
 
     def forward(self, x: Float[Tensor, "n d"], h: Hypergraph) -> Float[Tensor, "m"]:
         """A logit for each hyperedge."""
-        if len(x) != h.nodes:
-            raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
+        covers("x", x, h)
         fits("x", x, self.mlp[0].in_features // 2, self.mlp[0].weight)  # type: ignore[operator, arg-type]
         member = x[h.node]
         mean, most, least = (segment_reduce(member, h.edge, h.edges, how) for how in ("mean", "max", "min"))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused
 from neuropil.interaction.hypergraph import Hypergraph
-from neuropil.interaction.message_passing import coefficients, smooth
+from neuropil.interaction.message_passing import coefficients, covers, smooth
 from neuropil.nn.checks import at_least, numbers
 from neuropil.nn.segments import segment_reduce
 
@@ -144,6 +144,5 @@ def edge_features(x: Float[Tensor, "n d"], h: Hypergraph) -> Float[Tensor, "m d"
     tensor([[2.],
             [3.]])
     """
-    if len(x) != h.nodes:
-        raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
+    covers("x", x, h)
     return h.links.sum(x, *coefficients(h, "mean")[0])

@@ -21,14 +21,14 @@ to 1. An isolated node gets zeros, but its own features in UniSAGE, UniGIN and (
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from neuropil.errors import Refused, choose
 from neuropil.interaction.hypergraph import Hypergraph, Pairs
 from neuropil.interaction.hypergraph_features import order_in_edge
-from neuropil.interaction.message_passing import TwoStage, Weights, coefficients, gcn_links, kept
+from neuropil.interaction.message_passing import TwoStage, Weights, coefficients, covers, gcn_links, kept
 from neuropil.nn.checks import at_least, fits
 from neuropil.nn.mlp import MLP
 from neuropil.nn.segments import segment_reduce
@@ -67,13 +67,18 @@ class Smoothing(TwoStage):
         super().__init__()
         self.theta, self.eps = Linear(d, out, bias), eps
 
-    def transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         return self.theta.before(x)
 
-    def f_VE(self, t: Tensor, h: Hypergraph) -> Tensor:
+    def f_VE(self, t: Float[Tensor, "n k"], h: Hypergraph) -> Float[Tensor, "m l"]:
+        covers("t", t, h)
         return h.links.sum(t, *coefficients(h, self.weighting)[0])
 
-    def f_EV(self, t: Tensor, z: Tensor, h: Hypergraph) -> Tensor:
+    def f_EV(self, t: Float[Tensor, "n k"], z: Float[Tensor, "m l"], h: Hypergraph) -> Float[Tensor, "n o"]:
+        covers("t", t, h)
+        covers("z", z, h, side="edges")
+        if self.eps is not None:
+            fits("t", t, z.shape[1])
         x = h.links.back(z, *coefficients(h, self.weighting)[1])
         return self.theta.after(x if self.eps is None else x + (1 + self.eps) * t)
 
@@ -156,8 +161,7 @@ class HyperGCN(nn.Module):
         direction: Float[Tensor, "o"] | None = None,
     ) -> Float[Tensor, "n o"]:
         """The new nodes. `direction`, if given, picks the extremes by one projection of the transformed features."""
-        if len(x) != h.nodes:
-            raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
+        covers("x", x, h)
         t = self.theta.before(x)
         graph = h.mediators(t, direction, self.mediate) if graph is None else graph
         links, weights = gcn_links(graph, h.nodes)
@@ -179,7 +183,7 @@ class HNHN(TwoStage):
         self.alpha, self.beta = alpha, beta
         self.theta_ve, self.theta_ev = nn.Linear(d, hidden or out), nn.Linear(hidden or out, out)
 
-    def transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         fits("x", x, self.theta_ve.in_features, self.theta_ve.weight)
         return self.theta_ve(x)
 
@@ -193,10 +197,13 @@ class HNHN(TwoStage):
 
         return kept(h, f"hnhn {self.alpha} {self.beta}", find)
 
-    def f_VE(self, t: Tensor, h: Hypergraph) -> Tensor:
+    def f_VE(self, t: Float[Tensor, "n k"], h: Hypergraph) -> Float[Tensor, "m l"]:
+        covers("t", t, h)
         return h.links.sum(t, *self.weights(h)[0]).relu()
 
-    def f_EV(self, t: Tensor, z: Tensor, h: Hypergraph) -> Tensor:
+    def f_EV(self, t: Float[Tensor, "n k"], z: Float[Tensor, "m l"], h: Hypergraph) -> Float[Tensor, "n o"]:
+        covers("t", t, h)
+        covers("z", z, h, self.theta_ev.weight, "edges")
         return h.links.back(self.theta_ev(z), *self.weights(h)[1])
 
 
@@ -214,19 +221,22 @@ class _Attention(TwoStage):
         for a in (self.a_v, self.a_e):
             nn.init.xavier_uniform_(a)
 
-    def transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         fits("x", x, self.theta.in_features, self.theta.weight)
         return self.theta(x)
 
     def attention(self, t: Tensor, z: Tensor, h: Hypergraph) -> Tensor:
         """a_ve, (p, heads); those of a node add up to 1."""
+        for name, y in (("t", t), ("z", z)):
+            fits(name, y, self.a_v.numel())
         s_v, s_e = ((y.unflatten(-1, (self.heads, -1)) * a).sum(-1) for y, a in ((t, self.a_v), (z, self.a_e)))
         score = leaky_relu(s_v[h.node] + s_e[h.edge], self.slope)
         if self.clamp is not None:
             score = score.clamp(*self.clamp)
         return segment_reduce(score, h.node, h.nodes, "softmax")
 
-    def f_VE(self, t: Tensor, h: Hypergraph) -> Tensor:
+    def f_VE(self, t: Float[Tensor, "n k"], h: Hypergraph) -> Float[Tensor, "m l"]:
+        covers("t", t, h)
         return h.links.sum(t, *coefficients(h, "mean")[0])
 
 
@@ -246,7 +256,9 @@ class UniGAT(_Attention):
     torch.Size([4, 2])
     """
 
-    def f_EV(self, t: Tensor, z: Tensor, h: Hypergraph) -> Tensor:
+    def f_EV(self, t: Float[Tensor, "n k"], z: Float[Tensor, "m l"], h: Hypergraph) -> Float[Tensor, "n o"]:
+        covers("t", t, h)
+        covers("z", z, h, side="edges")
         return _by_head(h.links.back, z, self.attention(t, z, h))
 
 
@@ -259,9 +271,8 @@ class HypergraphAttention(_Attention):
     torch.Size([4, 2])
     """
 
-    def states(self, x: Tensor, h: Hypergraph) -> tuple[Tensor, Tensor]:
-        if len(x) != h.nodes:
-            raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
+    def states(self, x: Float[Tensor, "n d"], h: Hypergraph) -> tuple[Float[Tensor, "n o"], Float[Tensor, "m l"]]:
+        covers("x", x, h)
         t = self.transform(x)
         a = self.attention(t, self.f_VE(t, h), h)
         there, back = (w[0] for w in coefficients(h, "hgnn+") if w)
@@ -286,15 +297,18 @@ class AllDeepSets(TwoStage):
         self.phi_ve, self.rho_ve, self.phi_ev = (MLP([n, hidden, hidden], activation) for n in (d, hidden, hidden))
         self.rho_ev = MLP([hidden, hidden, out], activation)
 
-    def f_VE(self, t: Tensor, h: Hypergraph) -> Tensor:
+    def f_VE(self, t: Float[Tensor, "n k"], h: Hypergraph) -> Float[Tensor, "m l"]:
+        covers("t = x", t, h, self.phi_ve[0].weight)  # type: ignore[arg-type]
         return _there(self.rho_ve(h.links.sum(self.phi_ve(t))), h.sizes)
 
-    def f_EV(self, t: Tensor, z: Tensor, h: Hypergraph) -> Tensor:
+    def f_EV(self, t: Float[Tensor, "n k"], z: Float[Tensor, "m l"], h: Hypergraph) -> Float[Tensor, "n o"]:
+        covers("t = x", t, h)
+        covers("z", z, h, self.phi_ev[0].weight, "edges")  # type: ignore[arg-type]
         return _there(self.rho_ev(h.links.back(self.phi_ev(z))), h.counts)
 
 
 class SetPool(nn.Module):
-    """``Y = LN(θ + concat_heads Σ_s softmax_s(θ · K s) V s)``, ``LN(Y + MLP(Y))``: θ is a learned query."""
+    """``Y = LN(θ + concat_heads Σ_s softmax_s(θ · K s) V s)``, ``LN(Y + MLP(Y))``: θ is a learned query. Errors as `TwoStage`."""
 
     def __init__(self, d: int, out: int, heads: int) -> None:
         super().__init__()
@@ -306,8 +320,9 @@ class SetPool(nn.Module):
         nn.init.xavier_uniform_(self.theta)
         self.norm_1, self.norm_2, self.mlp = nn.LayerNorm(out), nn.LayerNorm(out), MLP([out, out, out], "relu")
 
-    def forward(self, s: Tensor, h: Hypergraph, back: bool) -> Tensor:
+    def forward(self, s: Float[Tensor, "k d"], h: Hypergraph, back: bool) -> Float[Tensor, "l o"]:
         """Pool the members of each edge, or with `back` the edges of each node."""
+        covers("s", s, h, self.key.weight, "edges" if back else "nodes")
         element, owner, owners = (h.edge, h.node, h.counts) if back else (h.node, h.edge, h.sizes)
         # The query is the same for all sets, so an element's score does not depend on the set.
         score = (self.key(s).unflatten(-1, self.theta.shape) * self.theta).sum(-1)
@@ -327,14 +342,13 @@ class AllSetTransformer(TwoStage):
         super().__init__()
         self.pool_ve, self.pool_ev = SetPool(d, out, heads), SetPool(out, out, heads)
 
-    def transform(self, x: Tensor) -> Tensor:
-        fits("x", x, self.pool_ve.key.in_features, self.pool_ve.key.weight)
-        return x
-
-    def f_VE(self, t: Tensor, h: Hypergraph) -> Tensor:
+    def f_VE(self, t: Float[Tensor, "n k"], h: Hypergraph) -> Float[Tensor, "m l"]:
+        covers("t = x", t, h, self.pool_ve.key.weight)
         return self.pool_ve(t, h, back=False)
 
-    def f_EV(self, t: Tensor, z: Tensor, h: Hypergraph) -> Tensor:
+    def f_EV(self, t: Float[Tensor, "n k"], z: Float[Tensor, "m l"], h: Hypergraph) -> Float[Tensor, "n o"]:
+        covers("t = x", t, h)
+        covers("z", z, h, self.pool_ev.key.weight, "edges")
         return self.pool_ev(z, h, back=True)
 
 
@@ -359,10 +373,17 @@ class EDHNN(TwoStage):
         self.rho = nn.Linear(hidden, hidden, bias=False)
         self.start = nn.Linear(d0 or d, hidden) if alpha else None
 
-    def f_VE(self, t: Tensor, h: Hypergraph) -> Tensor:
+    def f_VE(self, t: Float[Tensor, "n k"], h: Hypergraph) -> Float[Tensor, "m l"]:
+        covers("t = x", t, h, self.phi[0].weight)  # type: ignore[arg-type]
         return h.links.sum(self.phi(t))
 
-    def f_EV(self, t: Tensor, z: Tensor, h: Hypergraph, x0: Tensor | None = None) -> Tensor:
+    def f_EV(
+        self, t: Float[Tensor, "n k"], z: Float[Tensor, "m l"], h: Hypergraph, x0: Float[Tensor, "n d0"] | None = None
+    ) -> Float[Tensor, "n o"]:
+        covers("t = x", t, h, self.rho_x.weight)
+        covers("z", z, h, self.rho_z.weight, "edges")
+        if x0 is not None and self.start is not None:
+            covers("x0", x0, h, self.start.weight)
         told = (self.rho_x(t)[h.node] + self.rho_z(z)[h.edge]).relu()
         x = self.rho(segment_reduce(told, h.node, h.nodes))
         if self.start is not None:
@@ -371,13 +392,15 @@ class EDHNN(TwoStage):
 
     def forward(self, x: Float[Tensor, "n d"], h: Hypergraph, x0: Float[Tensor, "n d0"] | None = None) -> Float[Tensor, "n o"]:
         """The new nodes."""
-        if len(x) != h.nodes:
-            raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
+        covers("x", x, h)
         return self.f_EV(x, self.f_VE(x, h), h, x0) if x0 is not None else self.states(x, h)[0]
 
 
 class MAB(nn.Module):
-    """``O = q + Σ_s softmax_s(q · k_s / √d) v_s`` by heads, then ``O + relu(W O)`` (Lee et al. 2019, arXiv:1810.00825)."""
+    """``O = q + Σ_s softmax_s(q · k_s / √d) v_s`` by heads, then ``O + relu(W O)`` (Lee et al. 2019, arXiv:1810.00825).
+
+    `Refused` for what does not fit the weights or one another, and for owners above the sets there are.
+    """
 
     def __init__(self, d_query: int, d_key: int, out: int, heads: int) -> None:
         super().__init__()
@@ -394,17 +417,33 @@ class MAB(nn.Module):
         o = o.flatten(-2)
         return o + self.o(o).relu()
 
-    def pool(self, query: Tensor, s: Tensor, owner: Tensor, n: int) -> Tensor:
+    def pool(
+        self, query: Float[Tensor, "m r d"], s: Float[Tensor, "p e"], owner: Int[Tensor, "p"], n: int
+    ) -> Float[Tensor, "{n} r o"]:
         """The `r` queries of each set, (n or 1, r, ·), look at its elements `s` (p, ·): (n, r, out). O(p r out)."""
+        fits("query", query, self.q.in_features, self.q.weight)
+        fits("s", s, self.k.in_features, self.k.weight)
+        if len(query) not in (1, n):
+            raise Refused(f"query: must be that of all n = {n} sets or one for each, got {len(query)}")
         q, k, v = self._split(self.q(query), self.k(s), self.v(s))
-        mine = q[owner] if len(q) > 1 else q
-        a = segment_reduce((mine * k[:, None]).sum(-1) * self.scale, owner, n, "softmax")  # p r heads
+        try:  # the range of the owners is looked at in here, and once is enough
+            mine = q[owner] if len(q) > 1 else q
+            a = segment_reduce((mine * k[:, None]).sum(-1) * self.scale, owner, n, "softmax")  # p r heads
+        except (IndexError, Refused) as wrong:
+            raise Refused(f"owner, n: one of the sets 0 … n − 1 for each element is needed ({wrong})") from None
         return self._out(q + segment_reduce(a[..., None] * v[:, None], owner, n))
 
-    def look(self, s: Tensor, key: Tensor, owner: Tensor) -> Tensor:
+    def look(self, s: Float[Tensor, "p d"], key: Float[Tensor, "n r e"], owner: Int[Tensor, "p"]) -> Float[Tensor, "p o"]:
         """Every element `s` (p, ·) looks at the `r` vectors `key` (n, r, ·) of its own set: (p, out). O(p r out)."""
+        fits("s", s, self.q.in_features, self.q.weight)
+        fits("key", key, self.k.in_features, self.k.weight)
+        if owner.dtype != torch.int64 or owner.shape != s.shape[:1]:
+            raise Refused(f"owner: must be int64, one for each of {len(s)} elements, got {owner.dtype} of {tuple(owner.shape)}")
         q, k, v = self._split(self.q(s), self.k(key), self.v(key))
-        a = ((q[:, None] * k[owner]).sum(-1) * self.scale).softmax(1)
+        try:
+            a = ((q[:, None] * k[owner]).sum(-1) * self.scale).softmax(1)
+        except IndexError as wrong:
+            raise Refused(f"owner: must lie in 0 … {len(key) - 1} for such a key ({wrong})") from None
         return self._out(q + (a[..., None] * v[owner]).sum(1))
 
 
@@ -418,7 +457,7 @@ class WithinAttention(nn.Module):
         nn.init.xavier_uniform_(self.inducing)
         self.gather, self.spread = MAB(out, d, out, heads), MAB(d, out, out, heads)
 
-    def forward(self, s: Tensor, owner: Tensor, n: int) -> Tensor:
+    def forward(self, s: Float[Tensor, "p d"], owner: Int[Tensor, "p"], n: int) -> Float[Tensor, "p o"]:
         """`s` holds the elements of all sets, `owner` the set of each."""
         return self.spread.look(s, self.gather.pool(self.inducing, s, owner, n), owner)
 
@@ -441,17 +480,16 @@ class WHATsNet(TwoStage):
         self.within_e, self.within_v = WithinAttention(d, out, heads, inducing), WithinAttention(out, out, heads, inducing)
         self.tell_e, self.tell_v = MAB(out, out, out, heads), MAB(d, out, out, heads)
 
-    def transform(self, x: Tensor) -> Tensor:
-        fits("x", x, self.order_ve.out_features, self.order_ve.weight)
-        return x
-
-    def f_VE(self, t: Tensor, h: Hypergraph) -> Tensor:
+    def f_VE(self, t: Float[Tensor, "n k"], h: Hypergraph) -> Float[Tensor, "m l"]:
+        covers("t = x", t, h, self.within_e.gather.k.weight)
         order = order_in_edge(h).to(t.dtype)[:, None]
         member = self.within_e(t[h.node] + self.order_ve(order), h.edge, h.edges)
         mean = segment_reduce(member, h.edge, h.edges, "mean")
         return _there(self.tell_e.pool(mean[:, None], member, h.edge, h.edges)[:, 0], h.sizes)
 
-    def f_EV(self, t: Tensor, z: Tensor, h: Hypergraph) -> Tensor:
+    def f_EV(self, t: Float[Tensor, "n k"], z: Float[Tensor, "m l"], h: Hypergraph) -> Float[Tensor, "n o"]:
+        covers("t = x", t, h, self.tell_v.q.weight)
+        covers("z", z, h, self.within_v.gather.k.weight, "edges")
         order = order_in_edge(h).to(t.dtype)[:, None]
         told = self.within_v(z[h.edge] + self.order_ev(order), h.node, h.nodes)
         return _there(self.tell_v.pool(t[:, None], told, h.node, h.nodes)[:, 0], h.counts)

@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.interaction.hypergraph import Hypergraph, Pairs
+from neuropil.nn.checks import fits
 from neuropil.nn.segments import Links, segment_reduce
 
 WEIGHTINGS = ("sum", "mean", "hgnn", "hgnn+", "unigcn")
@@ -51,25 +52,24 @@ WEIGHTINGS = ("sum", "mean", "hgnn", "hgnn+", "unigcn")
 class TwoStage(nn.Module):
     """``x' = f_EV(t, f_VE(t, h), h)`` with ``t = transform(x)``: what every layer on a hypergraph is. Subclasses say the three.
 
-    All layers return states before any activation, (n, out), and refuse features that do not fit the hypergraph.
+    All layers return states before any activation, (n, out), and refuse features that do not fit the hypergraph or their weights.
     """
 
-    def transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """What is done to each node before anything is told to anybody."""
         return x
 
-    def f_VE(self, t: Tensor, h: Hypergraph) -> Tensor:
+    def f_VE(self, t: Float[Tensor, "n k"], h: Hypergraph) -> Float[Tensor, "m l"]:
         """States of the edges from those of their members."""
         raise NotImplementedError
 
-    def f_EV(self, t: Tensor, z: Tensor, h: Hypergraph) -> Tensor:
+    def f_EV(self, t: Float[Tensor, "n k"], z: Float[Tensor, "m l"], h: Hypergraph) -> Float[Tensor, "n o"]:
         """States of the nodes from those of their edges."""
         raise NotImplementedError
 
-    def states(self, x: Tensor, h: Hypergraph) -> tuple[Tensor, Tensor]:
+    def states(self, x: Float[Tensor, "n d"], h: Hypergraph) -> tuple[Float[Tensor, "n o"], Float[Tensor, "m l"]]:
         """The new nodes and the edges that told them: (n, out), (m, hidden)."""
-        if len(x) != h.nodes:
-            raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
+        covers("x", x, h)
         t = self.transform(x)
         z = self.f_VE(t, h)
         return self.f_EV(t, z, h), z
@@ -77,6 +77,20 @@ class TwoStage(nn.Module):
     def forward(self, x: Float[Tensor, "n d"], h: Hypergraph) -> Float[Tensor, "n o"]:
         """The new nodes."""
         return self.states(x, h)[0]
+
+
+def covers(name: str, x: Tensor, h: Hypergraph, weight: Tensor | None = None, side: str = "nodes") -> None:
+    """`Refused` unless `x` has one row for each of the "nodes" (or "edges") of `h`, and such as a `weight` (out, in) takes.
+
+    >>> covers("z", torch.zeros(3, 2), Hypergraph.from_lists([[0, 1], [1, 2]]), side="edges")
+    Traceback (most recent call last):
+    neuropil.errors.Refused: z: the hypergraph has 2 edges, got 3 rows
+    """
+    count = h.nodes if side == "nodes" else h.edges
+    if len(x) != count:
+        raise Refused(f"{name}: the hypergraph has {count} {side}, got {len(x)} rows")
+    if weight is not None:
+        fits(name, x, weight.shape[1], weight)
 
 
 Weights = tuple[Tensor, Tensor] | tuple[()]  # of all pairs, in the order of the edges and of the nodes; (): all 1
@@ -137,8 +151,7 @@ def smooth(x: Float[Tensor, "n d"], h: Hypergraph, weighting: str = "hgnn") -> F
             [0.5000, 0.5000, 0.0000],
             [0.0000, 0.0000, 0.0000]])
     """
-    if len(x) != h.nodes:
-        raise Refused(f"x: the hypergraph has {h.nodes} nodes, got {len(x)} rows")
+    covers("x", x, h)
     to, fro = coefficients(h, weighting)
     return h.links.back(h.links.sum(x, *to), *fro)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.interaction.influence import CUTS, Dagger, Labels, backward_dropping, digitise, fit_cuts, null_mean
-from neuropil.nn.checks import at_least, finite, numbers, some
+from neuropil.nn.checks import at_least, finite, nonnegative, numbers, some
 from neuropil.nn.sites import record
 
 MOST_STARTS = 20_000
@@ -59,13 +59,18 @@ def rule_of_thumb(n: int, p: int, r: int = 2) -> tuple[int, int]:
 @dataclass(frozen=True)
 class KeptGroup:
     """One kept group of variables: I, its mean under shuffled labels, and for each of 2^k cells (first variable fastest) how many
-    training rows fell into it and their label mean."""
+    training rows fell into it and their label mean. `Refused` for I or its mean not finite, or negative counts."""
 
     variables: tuple[int, ...]
     score: float
     null_mean: float
     counts: Int[Tensor, "cells"]
     means: Float[Tensor, "cells"]
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.score) and math.isfinite(self.null_mean)):
+            raise Refused(f"score, null_mean: must be finite, got {self.score} and {self.null_mean}")
+        nonnegative("counts", self.counts)
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,7 @@ def pooled_activations(
 
     `pool` of (n, c, …): "mean" or "max" over the places of a channel, or "flat", all. The model is run in evaluation mode, without
     gradients, `block` rows at a time, and left in the mode it was in. `Refused` for an unknown pool, site, or one that gives no
-    row per input.
+    row per input, and for an `x` that the model does not take.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
     >>> pooled_activations(net, "1", torch.zeros(5, 1, 8, 8)).shape
@@ -224,6 +229,11 @@ def pooled_activations(
         with torch.no_grad(), record(model, site, keep=shape) as seen:
             for part in x.split(block):
                 model(part)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Refused(f"x: the model does not take {x.dtype} of shape {tuple(x.shape)} ({reason})") from error
     finally:
         model.train(training)
     activations = torch.cat(next(iter(seen.values())))

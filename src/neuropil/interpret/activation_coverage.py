@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
-from neuropil.nn.checks import at_least, fits, numbers
+from neuropil.nn.checks import at_least, finite, fits, numbers, suits
 from neuropil.nn.sites import record
 from neuropil.numerics.streaming import Histogram, uniform_edges
 
@@ -94,7 +94,8 @@ def influence(
     """z and ``g = ∂ KL(u ‖ p)/∂z`` at the sites, of a model that puts out logits.
 
     One forward and one backward pass; memory: that of a batch, and what is returned, in float32. `Refused` in train mode, where
-    batch norm ties samples together; for a site that passes not one tensor once; for logits that are not (n, C).
+    batch norm ties samples together; for an x that does not suit the model; for a site that passes not one tensor once; for logits
+    that are not (n, C).
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 4)).eval()
     >>> found = influence(model, torch.randn(5, 2), ["1", "2"])
@@ -106,6 +107,7 @@ def influence(
         raise Refused("model: is in train mode, where a sample's state may depend on the others; call model.eval()")
     if not sites or batch < 1 or not len(x):
         raise Refused(f"sites, x, batch: at least one each is needed, got {len(sites)}, {len(x)}, {batch}")
+    suits("x", x, model)
     parts = [_influence(model, some, sites, pool) for some in x.split(batch)]
     z, g = ({site: torch.cat([part[site] for part in of]) for site in sites} for of in list(zip(*parts, strict=True))[:2])
     return Influence(z, g, torch.cat([logits for _, _, logits in parts]))
@@ -247,7 +249,7 @@ class ActivationCoverage:
 
     def _influence(self, x: Tensor | Influence) -> Influence:
         if not isinstance(x, Influence):
-            numbers("x", x)
+            finite("x", x)
             return influence(self.model, x, list(self.layers), pool=self.pool, batch=self.batch)
         if missing := self.layers.keys() - x.z.keys():
             raise Refused(f"x: its influence lacks the sites {', '.join(sorted(missing))}")

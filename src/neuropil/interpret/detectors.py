@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused
 from neuropil.interpret.activation_coverage import over_space
-from neuropil.nn.checks import fits
+from neuropil.nn.checks import finite, fits, suits
 from neuropil.nn.sites import record
 
 
@@ -39,11 +39,15 @@ class Detector:
         raise NotImplementedError
 
     def look(self, x: Float[Tensor, "n *i"]) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n d"]]:
-        """Logits and f of the inputs, float32. `Refused` in train mode, without inputs, for a site that passes not one tensor."""
+        """Logits and f of the inputs, float32.
+
+        `Refused` in train mode, without inputs or with such that do not suit the model, for a site that passes not one tensor.
+        """
         if self.model.training:
             raise Refused("model: is in train mode; call model.eval()")
         if not len(x):
             raise Refused("x: at least one input is needed, got none")
+        suits("x", x, self.model)
         parts = [self._look(some) for some in x.split(self.batch)]
         logits, f = (torch.cat(values).float() for values in zip(*parts, strict=True))
         if (logits.ndim, f.ndim) != (2, 2) or not logits.shape[1]:
@@ -153,7 +157,9 @@ class Mahalanobis(Detector):
         count = torch.bincount(of, minlength=len(there))[:, None]
         self.means = torch.zeros(len(there), f.shape[1], dtype=f.dtype, device=f.device).index_add_(0, of, f) / count
         off = f - self.means[of]
-        values, vectors = torch.linalg.eigh(off.T @ off / len(f))
+        covariance = off.T @ off / len(f)
+        finite("covariance of x", covariance)
+        values, vectors = torch.linalg.eigh(covariance)
         keep = values > values.amax() * 1e-10
         self.root = vectors[:, keep] * values[keep].rsqrt()  # Σ⁻¹ = root rootᵀ
         return self

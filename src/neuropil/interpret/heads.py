@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from neuropil.errors import Refused, choose
-from neuropil.nn.checks import some
+from neuropil.nn.checks import has_eigenvalues, some
 from neuropil.nn.sites import override, record, replace
 from neuropil.nn.transformer import GPT, Attention, Transformer
 
@@ -112,7 +112,9 @@ def copying_eigenvalues(model: GPT) -> Float[Tensor, "l h"]:
     torch.Size([3, 2])
     """
     write, read = _copies(model)
-    eigenvalues = torch.linalg.eigvals(read @ write)
+    product = read @ write
+    has_eigenvalues("weights of model", product)
+    eigenvalues = torch.linalg.eigvals(product)
     return eigenvalues.sum(-1).real / eigenvalues.abs().sum(-1).clamp_min(torch.finfo(write.dtype).tiny)
 
 

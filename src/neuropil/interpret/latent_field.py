@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import finite, fits, same_kind, some
+from neuropil.nn.checks import at_least, filled, finite, fits, full_precision, same_kind, suits
 from neuropil.numerics.fixed_points import Settled, length, merge, radius, settle
 from neuropil.numerics.jacobians import spectral_norm
 
@@ -72,12 +72,11 @@ class LatentField:
     """The field of ``encoder ∘ decoder``, or of one map of a space to itself, given alone (then images are latents).
 
     Modules work in eval mode while the field is asked, and go back to the mode of each submodule. Cost of one step: one E and one
-    D.
+    D. `Refused` for what does not suit the module.
 
-    >>> A, b = torch.tensor([[0.5, 0.1], [0.0, -0.4]]), torch.tensor([1.0, 1.0])
-    >>> field = LatentField(lambda z: z @ A.T + b)
+    >>> field = LatentField(lambda z: z / 2 + 1)
     >>> found = field.attractors(torch.randn(20, 2), tolerance=1e-6)
-    >>> torch.allclose(found.z[0], torch.linalg.solve(torch.eye(2) - A, b), atol=1e-4), len(found), found.radius
+    >>> torch.allclose(found.z[0], torch.tensor(2.0), atol=1e-4), len(found), found.radius
     (True, 1, tensor([0.5000]))
     """
 
@@ -100,16 +99,23 @@ class LatentField:
 
     def encode(self, x: Float[Tensor, "b *i"]) -> Float[Tensor, "b *d"]:
         """z = E(x); x itself for a map given alone."""
+        if self._decoder is None:
+            return x
+        suits("x", x, self._encoder)
         with self.evaluating():
-            return x if self._decoder is None else self._encoder(x)
+            return self._encoder(x)
 
     def decode(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *i"]:
         """D(z); z itself for a map given alone."""
+        if self._decoder is None:
+            return z
+        suits("z", z, self._decoder)
         with self.evaluating():
-            return z if self._decoder is None else self._decoder(z)
+            return self._decoder(z)
 
     def f(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
         """E(D(z)), differentiable. `Refused` if the shape changes."""
+        suits("z", z, self._encoder if self._decoder is None else self._decoder)
         with self.evaluating():
             after = self._encoder(z if self._decoder is None else self._decoder(z))
         if not isinstance(after, Tensor) or after.shape != z.shape:
@@ -138,8 +144,10 @@ class LatentField:
         """The attractors that the codes flow to: ends that converged, merged within `apart`, with ρ < 1 − `margin`.
 
         Of ends that merge, the one of smallest residual stands for all. Cost of `settle`, then O(b² d) and a Jacobian a distinct
-        end. Take starts from E(training data), E(test data), or noise (`noise`): three views of the same weights.
+        end. Take starts from E(training data), E(test data), or noise (`noise`): three views of the same weights. `Refused` for
+        other than float32 or float64.
         """
+        full_precision("z", z)
         end = self.settle(z, tolerance, steps)
         rows = end.converged.nonzero()[:, 0]
         group = merge(end.z[rows], apart, measure)
@@ -175,11 +183,12 @@ class LatentField:
 
 
 def noise(n: int, shape: tuple[int, ...], generator: torch.Generator | None = None, scale: float = 1.0) -> Tensor:
-    """n starts from N(0, scale² I): no data needed.
+    """n starts from N(0, scale² I): no data needed. `Refused` for a negative n.
 
     >>> noise(3, (2,)).shape
     torch.Size([3, 2])
     """
+    at_least(0, n=n)
     return scale * torch.randn(n, *shape, generator=generator)
 
 
@@ -204,9 +213,9 @@ class TrajectoryScore:
     All codes are scaled to length 1. Used as the detectors of `interpret.detectors`: ``fit(x)``, then ``score_samples(x)``,
     higher for known inputs. O(N) steps of the field and O(N n m d) for n inputs and m attractors.
 
-    >>> field = LatentField(lambda z: z / 2 + torch.tensor([1.0, 0.0]))
+    >>> field = LatentField(lambda z: z / 2 + 1)
     >>> score = TrajectoryScore(field, steps=3).fit(torch.randn(5, 2))
-    >>> score.score_samples(torch.tensor([[2.0, 0.0], [-2.0, 0.0]])).round(decimals=3)
+    >>> score.score_samples(torch.tensor([[2.0, 2.0], [-2.0, -2.0]])).round(decimals=3)
     tensor([-0.0000, -0.7500])
     """
 
@@ -217,11 +226,14 @@ class TrajectoryScore:
         self.known: Attractors | None = None
 
     def fit(self, x: Float[Tensor, "n *i"], y: object = None) -> "TrajectoryScore":
-        """Find the attractors of known inputs. `Refused` if their paths reach none."""
-        some("x", x, 0)
+        """Find the attractors of known inputs. `Refused` if their paths reach none, or codes are other than float32 or float64."""
+        _rows(x)
+        filled("x", x)
         finite("x", x)
         with torch.no_grad():
-            found = self.field.attractors(self.field.encode(x), steps=self.settle_steps, apart=self.apart)
+            codes = self.field.encode(x)
+            full_precision("codes of x", codes)
+            found = self.field.attractors(codes, steps=self.settle_steps, apart=self.apart)
         if not len(found):
             raise Refused(f"x: none of the {len(x)} known inputs reaches an attractor in {self.settle_steps} steps")
         self.known = found
@@ -232,6 +244,7 @@ class TrajectoryScore:
         """The distance to the nearest attractor at each step of each path."""
         if self.known is None:
             raise Refused("fit: nothing is known yet; call fit first")
+        _rows(x)
         known, z = normalize(self.known.z.flatten(1), dim=1), self.field.encode(x)
         rows = []
         for t in range(self.steps + 1):
@@ -243,3 +256,8 @@ class TrajectoryScore:
     def score_samples(self, x: Float[Tensor, "n *i"]) -> Float[Tensor, "n"]:
         """Higher: more like the known."""
         return -self.distances(x).mean(0)
+
+
+def _rows(x: Tensor) -> None:
+    if x.ndim < 2:
+        raise Refused(f"x: inputs (n, …) are needed, got shape {tuple(x.shape)}")

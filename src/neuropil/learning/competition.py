@@ -17,7 +17,8 @@ def k_winners(x: Float[Tensor, "*shape"], k: int, dim: int = -1, strength: float
     """Keep the k largest of x along `dim` and scale the others by 1 - strength.
 
     The gradient goes straight through the winners (and, scaled by 1 - strength, the others): the choice itself has none.
-    Exactly min(k, n) winners; among equals the first. O(n log n) time a row. `Refused` for k < 1 or a strength outside [0, 1].
+    Exactly min(k, n) winners; among equals the first. O(n log n) time a row. `Refused` for k < 1, a strength outside [0, 1], or an
+    axis that x has not.
 
     >>> k_winners(torch.tensor([3.0, 1.0, 2.0, 2.0]), k=2)
     tensor([3., 0., 2., 0.])
@@ -25,6 +26,8 @@ def k_winners(x: Float[Tensor, "*shape"], k: int, dim: int = -1, strength: float
     tensor([3.0000, 0.5000])
     """
     _check(k, strength)
+    if not -x.ndim <= dim < x.ndim:
+        raise Refused(f"dim: must be an axis of x, of shape {tuple(x.shape)}, got {dim}")
     first = x.detach().argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, min(k, x.shape[dim]))
     return x * torch.full_like(x, 1 - strength).scatter(dim, first, 1.0)
 

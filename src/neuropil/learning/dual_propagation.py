@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from neuropil.errors import Refused, choose
 from neuropil.learning.rule import SHAPING, Block, Rule, blocks
-from neuropil.nn.checks import at_least, same_kind
+from neuropil.nn.checks import same_kind, suits
 
 LOSSES = ("cross_entropy", "squared")
 ORDERS = ("down", "shuffled", "parallel")
@@ -37,6 +37,7 @@ class Dyads:
     """The two states of every layer: `plus[k]`, `minus[k]` of z_k, where z_0 is the input; `alpha` 1/2 makes `mean` their mean.
 
     What follows from them alone is kept until they change: each layer's `drive` W m + b (as a graph from m), its `feedback` Wᵀ d.
+    `Refused` for an alpha outside [0, 1], or a layer k that is not there.
     """
 
     parts: list[Block]
@@ -48,8 +49,13 @@ class Dyads:
     drives: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     feedbacks: dict[int, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise Refused(f"alpha: must lie in [0, 1], got {self.alpha}")
+
     def set(self, k: int, plus: Tensor, minus: Tensor) -> None:
         """New states of layer k; what hangs on them is forgotten."""
+        _layer(k, 0, len(self.parts))
         self.plus[k], self.minus[k] = plus, minus
         self.mean[k] = self.alpha * plus + (1 - self.alpha) * minus if plus is not minus else plus
         self.drives.pop(k + 1, None)
@@ -58,18 +64,19 @@ class Dyads:
 
     def error(self, k: int) -> Tensor:
         """d_k."""
+        _layer(k, 0, len(self.parts))
         return self.plus[k] - self.minus[k]
 
     def drive(self, k: int) -> Tensor:
         """W_{k−1} m_{k−1} + b_{k−1}."""
-        at_least(1, k=k)
+        _layer(k, 1, len(self.parts))
         if k not in self.drives:
             self.drives[k] = _through(self.parts[k - 1], self.mean[k - 1], graph=k > 1 and self.twins is None)
         return self.drives[k][0].detach()
 
     def feedback(self, k: int) -> Tensor:
         """W_kᵀ d_{k+1}, zero as long as layer k + 1 has no error."""
-        at_least(1, k=k)
+        _layer(k, 1, len(self.parts) - 1)
         if k not in self.feedbacks:
             if self.plus[k + 1] is self.minus[k + 1]:
                 return torch.zeros_like(self.mean[k])
@@ -82,11 +89,18 @@ class Dyads:
         return self.feedbacks[k]
 
 
+def _layer(k: int, first: int, last: int) -> None:
+    if not first <= k <= last:
+        raise Refused(f"k: must lie in {first} … {last}, got {k}")
+
+
 def _through(block: Block, m: Tensor, graph: bool) -> tuple[Tensor, Tensor]:
     """The block's linear map of m, in m's own dtype, and the leaf from which its graph starts."""
     leaf = m.detach().requires_grad_(graph)
     with torch.set_grad_enabled(graph):
-        return block.linear(block.before(leaf)).to(m.dtype), leaf
+        h = block.before(leaf)
+        suits("mean", h, block.linear)
+        return block.linear(h).to(m.dtype), leaf
 
 
 class DualPropagation(Rule):

@@ -27,14 +27,17 @@ from neuropil.nn.checks import same_kind, some
 
 
 def goodness(h: Float[Tensor, "b *shape"], p: float = 2.0) -> Float[Tensor, " b"]:
-    """‖h‖_p of each sample's whole activity.
+    """‖h‖_p of each sample's whole activity. `Refused` for other than (b, …), a p of nan, or an extreme of nothing.
 
     >>> goodness(torch.tensor([[3.0, 4.0]])), goodness(torch.tensor([[3.0, 4.0]]), float("inf"))
     (tensor([5.]), tensor([4.]))
     """
     if h.ndim < 2 or math.isnan(p):
         raise Refused(f"h, p: (b, …) and a number are needed, got shape {tuple(h.shape)} and {p}")
-    return torch.linalg.vector_norm(h.flatten(1), p, dim=1)
+    flat = h.flatten(1)
+    if not 0 <= p < math.inf:
+        some("h", flat)
+    return torch.linalg.vector_norm(flat, p, dim=1)
 
 
 class ForwardForward(Rule):
@@ -142,6 +145,8 @@ class GoodnessBackprop(ForwardForward):
 
 
 def _states(layers: list[Block], x: Tensor, detach: bool) -> list[Tensor]:
+    if x.ndim < 2:
+        raise Refused(f"x: (b, …) is needed, got shape {tuple(x.shape)}")
     same_kind("x", x, next(layers[0].linear.parameters()))
     found = []
     for layer in layers:

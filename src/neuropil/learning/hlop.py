@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from neuropil.errors import Refused, choose
 from neuropil.learning.oja import OjaSubspace
 from neuropil.learning.replaced_input import plain, replaced, rows
-from neuropil.learning.rule import ELEMENTWISE, Block, Loss, Rule, blocks
+from neuropil.learning.rule import ELEMENTWISE, Block, Loss, Rule, blocks, fit_targets
 from neuropil.nn.checks import same_kind, some
 from neuropil.nn.scan import scan
 from neuropil.nn.spiking import LIF
@@ -173,6 +173,7 @@ class HLOP(Rule):
             z = block.before(z)
             presynaptic.append(z.detach())
             z = block.after(replaced(block.linear, z, circuit, self._back(number, block.linear, memory), len(circuit.old) > 0))  # type: ignore
+        fit_targets(self.loss, z, y)
         loss = self.loss(z, y)
         loss.backward()
         trace = parts[-1].after[0] if _reads_rates(parts[-1]) else nn.Identity()

@@ -80,7 +80,8 @@ def plain(layer: nn.Module) -> bool:
 def rows(layer: nn.Module, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*rows d"]:
     """What each output of `layer` sees of x: x itself, or the patches (… positions, d) of a 2-D convolution.
 
-    `Refused` for other layers, and for convolutions in groups, with padding in words or of another mode than zeros.
+    `Refused` for other layers, for convolutions in groups, with padding in words or of another mode than zeros, and for a single
+    image without a batch.
 
     >>> rows(nn.Conv2d(2, 5, 3), torch.zeros(7, 2, 8, 8)).shape
     torch.Size([7, 36, 18])
@@ -89,8 +90,8 @@ def rows(layer: nn.Module, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*rows d
         raise Refused(f"layer: a Linear or a plain Conv2d (one group, zero padding in numbers) is needed, got {layer}")
     if not isinstance(layer, nn.Conv2d):
         return x
-    if x.ndim < 3:
-        raise Refused(f"x: (…, channels, height, width) is needed for a convolution, got shape {tuple(x.shape)}")
+    if x.ndim < 4:
+        raise Refused(f"x: (b, …, channels, height, width) is needed for a convolution, got shape {tuple(x.shape)}")
     assert not isinstance(layer.padding, str)
     return F.unfold(x.flatten(0, -4), layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT.unflatten(0, x.shape[:-3])
 

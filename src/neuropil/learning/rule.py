@@ -10,6 +10,7 @@ Most rules see a feed-forward net as blocks z_k = f_k(W_k z_{k−1} + b_k), each
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -58,9 +59,30 @@ class Backprop(Rule):
         self.loss = loss
 
     def gradients(self, net: nn.Module, x: Tensor, y: Tensor) -> Float[Tensor, ""]:
-        loss = self.loss(net(x), y)
+        outputs = net(x)
+        fit_targets(self.loss, outputs, y)
+        loss = self.loss(outputs, y)
         loss.backward()
         return loss.detach()
+
+
+def fit_targets(loss: Loss, outputs: Tensor, y: Tensor) -> None:
+    """`Refused` for targets that cross-entropy does not take: classes, or shares of all of them. Of other losses nothing is known.
+
+    >>> import torch
+    >>> fit_targets(cross_entropy, torch.zeros(3, 2), torch.zeros(3))
+    Traceback (most recent call last):
+    neuropil.errors.Refused: y: must be int64 classes of shape (3,) or shares of shape (3, 2), got torch.float32 of (3,)
+    """
+    if loss is not cross_entropy:
+        return
+    classes = outputs.shape[:1] + outputs.shape[2:] if outputs.ndim > 1 else outputs.shape[:0]
+    shares = y.is_floating_point() and y.shape == outputs.shape
+    if not shares and (y.dtype not in (torch.int64, torch.uint8) or y.shape != classes):
+        raise Refused(
+            f"y: must be int64 classes of shape {tuple(classes)} or shares of shape {tuple(outputs.shape)}, "
+            f"got {y.dtype} of {tuple(y.shape)}"
+        )
 
 
 @dataclass(frozen=True)

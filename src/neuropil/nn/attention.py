@@ -21,13 +21,14 @@ def attend(
     beta: float | Float[Tensor, ""] | None = None,
     mask: Bool[Tensor, "*#batch #q #k"] | None = None,
     dropout: float = 0.0,
+    names: tuple[str, str] = ("query", "key"),
 ) -> Float[Tensor, "*batch q v"]:
     """``softmax(β Q Kᵀ) V``; `mask` is True where a query may look, and a query that may look nowhere gets zeros.
 
     `beta` is a number or a learnable scalar tensor (default 1/√d); `dropout` is the share of associations
     that are dropped. O(q k (d + v)) time; memory O(q k) on the CPU with a mask,
     less where torch has a fused kernel. Raises `Refused` for shapes that do not fit, a mask that is not boolean,
-    or NaN in queries or keys alone.
+    or NaN in queries or keys alone, which it calls by `names`: whoever makes them need not look for it, too.
 
     >>> eye = torch.eye(3)
     >>> attend(eye, eye, torch.tensor([[1.0], [2.0], [3.0]]), beta=50.0)
@@ -43,8 +44,8 @@ def attend(
     same_kind("key", key, query)
     same_kind("value", value, query)
     if looks(value) and not value.detach().sum().isnan():  # NaN there comes out, of other NaN torch may make numbers
-        numbers("query", query)
-        numbers("key", key)
+        numbers(names[0], query)
+        numbers(names[1], key)
     if isinstance(beta, Tensor):
         query, beta = beta * query, 1.0
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=beta)
@@ -54,7 +55,7 @@ class MultiHead(nn.Module):
     """``concat_h attend(x Wq_h, m Wk_h, m Wv_h) Wo``: `heads` attentions side by side, each on d_model/heads features.
 
     `d_memory` is the width of what is attended to (default d_model). O(d_model²) parameters, O(n m d_model) time.
-    Raises `Refused` if `heads` does not divide `d_model`.
+    Raises `Refused` if `heads` does not divide `d_model`, for what does not fit, or as `attend`.
 
     Sites (see `nn.sites`), all (b, heads, …): q, k, v (…, n, d_model/heads); scores β q kᵀ before the mask, and pattern, their
     softmax (…, n, m); z, pattern · v. While scores or pattern are recorded or overridden they are formed, O(b heads n m) memory;
@@ -95,10 +96,9 @@ class MultiHead(nn.Module):
         beta: float | Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Attend from `x` to `memory` (default `x` itself); `mask` is True where a position may look, the same for all heads."""
-        if memory is not None:
-            numbers("x", x)
-        memory = x if memory is None else memory
         fits("x", x, self.query.in_features, self.query.weight)
+        names = ("query of x", f"key of {'x' if memory is None else 'memory'}")
+        memory = x if memory is None else memory
         q, k, v = self.project(x, memory)
         q, k, v = self.q(q), self.k(k), self.v(v)
         mask = None if mask is None else mask.unsqueeze(1)
@@ -106,7 +106,7 @@ class MultiHead(nn.Module):
             scores = self.scores((q.shape[-1] ** -0.5 if beta is None else beta) * q @ k.mT)
             z = self.pattern(masked_softmax(scores, mask)) @ v
         else:
-            z = attend(q, k, v, beta, mask)
+            z = attend(q, k, v, beta, mask, names=names)
         return self.out(self.z(z).transpose(1, 2).flatten(2))
 
 

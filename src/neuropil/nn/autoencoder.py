@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import suits
 from neuropil.nn.mlp import ACTIVATIONS, MLP
 
 
@@ -29,7 +30,8 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, x: Float[Tensor, "b *i"]) -> Float[Tensor, "b *i"]:
-        """The reconstruction of x."""
+        """The reconstruction of x. `Refused` unless x suits E."""
+        suits("x", x, self.encoder)
         return self.decoder(self.encoder(x))
 
 

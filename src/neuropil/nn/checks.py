@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuropil.errors import Refused
 
@@ -141,3 +141,53 @@ def finite(name: str, x: Tensor) -> None:
 def _odd(x: Tensor) -> bool:
     """Whether a closer look is worth while: one sum, which NaN and infinity survive, costs a third of asking each number."""
     return not math.isfinite(x.detach().sum().abs().item())
+
+
+def suits(name: str, x: Tensor, net: Any) -> None:
+    """`Refused` for what a given net cannot take: numbers of another kind, features or channels other than its first layer's.
+
+    The first layer is known if it is linear or a convolution, also at the head of an `nn.Sequential`; of a function nothing is.
+    Whole numbers, say tokens, are left to other nets.
+
+    >>> suits("tokens", torch.zeros(2, 3, dtype=torch.long), nn.Embedding(5, 2))
+    >>> suits("x", torch.zeros(2, 3, 8), nn.Sequential(nn.Conv1d(4, 1, 3), nn.ReLU()))
+    Traceback (most recent call last):
+    neuropil.errors.Refused: x: must be (b, 4, *grid) with 1 axes, got (2, 3, 8)
+    """
+    first = net
+    while isinstance(first, nn.Sequential) and len(first):
+        first = first[0]
+    if isinstance(first, nn.Linear):
+        fits(name, x, first.in_features)
+    elif isinstance(first, nn.modules.conv._ConvNd):
+        axes, c = len(first.kernel_size), first.in_channels
+        if x.ndim != axes + 2 or x.shape[1] != c:
+            raise Refused(f"{name}: must be (b, {c}, *grid) with {axes} axes, got {tuple(x.shape)}")
+    known = isinstance(first, nn.Linear | nn.modules.conv._ConvNd)
+    if isinstance(net, nn.Module) and (known or x.is_floating_point()) and (weight := next(net.parameters(), None)) is not None:
+        same_kind(name, x, weight)
+
+
+def transformable(name: str, u: Tensor) -> None:
+    """`Refused` for what torch has no FFT of: nothing at all, bfloat16, and on the CPU float16.
+
+    >>> transformable("u", torch.zeros(0, 1, 8))
+    Traceback (most recent call last):
+    neuropil.errors.Refused: u: must not be empty, got shape (0, 1, 8)
+    """
+    filled(name, u)
+    if u.dtype == torch.bfloat16 or (u.dtype == torch.float16 and u.device.type == "cpu"):
+        raise Refused(f"{name}: float32 or float64 is needed, got {u.dtype}")
+
+
+def has_eigenvalues(name: str, x: Tensor) -> None:
+    """`Refused` for NaN and infinity, on any device: LAPACK's search for the eigenvalues of such a matrix may never end.
+
+    It runs on the CPU, so that the device is waited for anyway. Symmetric matrices are safe (see `finite`). One pass.
+
+    >>> has_eigenvalues("A", torch.tensor([[torch.nan]]))
+    Traceback (most recent call last):
+    neuropil.errors.Refused: A: must be finite, got 1 of 1 numbers that are not
+    """
+    if not torch.compiler.is_compiling() and not bool((good := x.isfinite()).all()):
+        raise Refused(f"{name}: must be finite, got {int((~good).sum())} of {x.numel()} numbers that are not")

@@ -33,12 +33,12 @@ def frames(u: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d d"]:
     """
     if u.shape[-1] not in (2, 3):
         raise Refused(f"u: frames are for 2 or 3 dimensions, got {u.shape[-1]}")
-    still = (u.norm(dim=-1) < STILL)[..., None]
+    still = _below(u.norm(dim=-1), STILL)[..., None]
     axis = torch.zeros_like(u)
     axis[..., 0 if u.shape[-1] == 2 else 2] = 1
     u = torch.where(still, axis, u)
     planar = u[..., :2].norm(dim=-1)
-    flat = planar < STILL  # straight up or down: any yaw is right, and 0 has a gradient
+    flat = _below(planar, STILL)  # straight up or down: any yaw is right, and 0 has a gradient
     # Inner `where`s keep the gradient finite where the outer ones throw its value away.
     safe = torch.where(flat, torch.ones_like(planar), planar)
     cos, sin = torch.where(flat, 1.0, u[..., 0] / safe), torch.where(flat, 0.0, u[..., 1] / safe)
@@ -49,6 +49,11 @@ def frames(u: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d d"]:
     zero = torch.zeros_like(up)
     rows = ([up * cos, -sin, out * cos], [up * sin, cos, out * sin], [-out, zero, up])
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def _below(x: Tensor, least: float) -> Tensor:
+    """``x < least``, also in float16, where `least` would be 0."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)) < least
 
 
 def others(n: int, device: torch.device | None = None) -> Int[Tensor, "{n} m"]:
@@ -72,7 +77,7 @@ def angles(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b a"]:
     """
     if x.shape[-1] not in (2, 3):
         raise Refused(f"x: angles are for 2 or 3 dimensions, got {x.shape[-1]}")
-    flat = x[..., :2].square().sum(-1) < STILL**2
+    flat = _below(x[..., :2].square().sum(-1), STILL**2)
     one = torch.ones_like(x[..., 0])
     yaw = torch.where(flat, 0.0, torch.atan2(torch.where(flat, 0 * one, x[..., 1]), torch.where(flat, one, x[..., 0])))
     if x.shape[-1] == 2:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused
 from neuropil.nn.attention import MultiHead
-from neuropil.nn.checks import at_least, fits, numbers
+from neuropil.nn.checks import at_least, finite, fits
 from neuropil.nn.mlp import MLP
 
 
@@ -89,10 +89,10 @@ class QueryDecoderLayer(nn.Module):
         """`query_pos` are the queries' codes, `pos` those of the tokens' places; `mask` is True where a query may look."""
         for name, x in (("target", target), ("memory", memory), ("query_pos", query_pos), ("pos", memory if pos is None else pos)):
             fits(name, x, self.cross_norm.normalized_shape[0], self.cross_norm.weight)
-        numbers("target", target)
-        numbers("query_pos", query_pos)
+        finite("target", target)
+        finite("query_pos", query_pos)
         if pos is not None:
-            numbers("pos", pos)
+            finite("pos", pos)
         t = target
         if self.self_norm is not None and self.self_attention is not None:
             x = self.self_norm(t)

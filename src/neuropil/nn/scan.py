@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -23,7 +23,7 @@ Cell = Callable[[Any, State], tuple[Any, State]]
 
 def scan(
     cell: Cell, inputs: Float[Tensor, "t *x"], state: State, *, truncate: int | None = None, compiled: int | None = None
-) -> tuple[Float[Tensor, "t *y"], State]:
+) -> tuple[Inexact[Tensor, "t *y"], State]:
     """All outputs, stacked along time, and the last state.
 
     Args:
@@ -37,9 +37,9 @@ def scan(
     O(T) calls of the cell in time; memory O(T) states for the backward pass, or O(truncate) if outputs are used chunk by chunk.
     Raises `Refused` for no time step at all, or for a number of steps below 1.
 
-    >>> total = lambda x, h: (h + x, h + x)
-    >>> scan(total, torch.ones(4, 2), torch.zeros(2))[0][:, 0]
-    tensor([1., 2., 3., 4.])
+    >>> fade = lambda x, h: (h * x, h / 2)
+    >>> scan(fade, torch.ones(4, 2), torch.tensor(1.0))[0][:, 0]
+    tensor([1.0000, 0.5000, 0.2500, 0.1250])
     """
     if not len(inputs):
         raise Refused("inputs: at least one time step is needed, got 0")

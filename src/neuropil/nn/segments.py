@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import at_least, within
 
 HOW = ("sum", "mean", "max", "min", "softmax")
 CHUNK = 4_096  # pairs whose rows stay in the cache while their inner products are taken
@@ -27,8 +28,8 @@ def segment_reduce(x: Float[Tensor, "p *d"], index: Int[Tensor, "p"], n: int, ho
     """Reduce the rows of `x` that share an `index` (int64, 0 … n − 1, in any order): (n, *d); for "softmax" (p, *d).
 
     `how`: "sum", "mean", "max", "min", or "softmax": each row's share exp(x_p) / Σ exp(x_q) over its segment. An empty segment
-    gives zeros. Ties of an extreme share its gradient. O(p d) time and memory. `Refused` for an unknown `how`, an index of
-    another type or length, or (on the CPU, outside torch.compile) an index out of range.
+    gives zeros. Ties of an extreme share its gradient. O(p d) time and memory. `Refused` for an unknown `how`, a negative n, an
+    index of another type or length, or (on the CPU, outside torch.compile) an index out of range.
 
     >>> segment_reduce(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([2, 0, 2]), 3, "mean")
     tensor([2., 0., 3.])
@@ -48,7 +49,7 @@ def segment_reduce(x: Float[Tensor, "p *d"], index: Int[Tensor, "p"], n: int, ho
 
 
 def segment_sizes(index: Int[Tensor, "p"], n: int) -> Int[Tensor, "{n}"]:
-    """How many rows each of the `n` segments has. O(p + n).
+    """How many rows each of the `n` segments has. O(p + n). `Refused` for a negative n, and as in `segment_reduce`.
 
     >>> segment_sizes(torch.tensor([2, 0, 2]), 3)
     tensor([1, 0, 2])
@@ -72,6 +73,7 @@ def _extreme(x: Tensor, index: Tensor, n: int, how: str) -> Tensor:
 
 def _check(name: str, index: Tensor, n: int, length: int | None = None) -> None:
     """Refuse what is no list of `length` indices below `n`; the range is looked at where that costs no synchronisation."""
+    at_least(0, n=n)
     if index.dtype != torch.int64 or index.ndim != 1 or (length is not None and len(index) != length):
         wanted = "n" if length is None else length
         raise Refused(f"{name}: must be int64 of shape ({wanted},), got {index.dtype} of {tuple(index.shape)}")
@@ -86,7 +88,8 @@ def _check(name: str, index: Tensor, n: int, length: int | None = None) -> None:
 class Links:
     """Pairs source → target, in order of target (then source), together with their order by source. Make them by `Links.of`.
 
-    A number for each pair (`weights` below) is given in the order of `source` and `target`. Memory 4 int64 a pair.
+    A number for each pair (`weights` below) is given in the order of `source` and `target`. Memory 4 int64 a pair. `Refused` for
+    an index out of range and, in the sums and products below, for other than one row a source or target or one number a pair.
 
     >>> links = Links.of(torch.tensor([0, 1, 1]), torch.tensor([1, 1, 0]), sources=2, targets=3)
     >>> links.sum(torch.tensor([[1.0], [10.0]])).T
@@ -100,9 +103,14 @@ class Links:
     target_by_source: Int[Tensor, "p"]
     source_ptr: Int[Tensor, "s1"]
 
+    def __post_init__(self) -> None:
+        within("source", self.source, self.sources)
+        within("target", self.target, self.targets)
+
     @classmethod
     def of(cls, source: Int[Tensor, "p"], target: Int[Tensor, "p"], sources: int, targets: int) -> "Links":
         """Sort the pairs both ways. O(p log p), O(p) if they come sorted by target. `Refused` for an index out of range."""
+        at_least(0, sources=sources, targets=targets)
         _check("source", source, sources)
         _check("target", target, targets, len(source))
         key = target * sources + source
@@ -110,7 +118,7 @@ class Links:
             order = key.argsort(stable=True)
             source, target = source[order], target[order]
         by_source = source.argsort(stable=True)
-        ptr, source_ptr = pointers(target, targets), pointers(source, sources)
+        ptr, source_ptr = _pointers(target, targets), _pointers(source, sources)
         return cls(source, target, ptr, by_source, target[by_source], source_ptr)
 
     @property
@@ -144,17 +152,25 @@ class Links:
 
         `by_source`: the same weights as ``weights[self.by_source]``, which whoever uses them often can keep.
         """
+        self._fit(x=(x, self.sources), weights=(weights, len(self)), by_source=(by_source, len(self)))
         return _LinkSum.apply(x, _like(weights, x), _like(by_source, x), *self._arrays, False)
 
     def back(
         self, y: Float[Tensor, "t d"], weights: Float[Tensor, "p"] | None = None, by_source: Float[Tensor, "p"] | None = None
     ) -> Float[Tensor, "s d"]:
         """The transposed sum ``x_s = Σ w_p y_{target_p}`` over the pairs of source s."""
+        self._fit(y=(y, self.targets), weights=(weights, len(self)), by_source=(by_source, len(self)))
         return _LinkSum.apply(y, _like(weights, y), _like(by_source, y), *self._arrays, True)
 
     def dot(self, a: Float[Tensor, "t d"], b: Float[Tensor, "s d"]) -> Float[Tensor, "p"]:
         """``⟨a_{target_p}, b_{source_p}⟩`` of every pair. O(p d) time, O(p) memory."""
+        self._fit(a=(a, self.targets), b=(b, self.sources))
         return _LinkDot.apply(a, b, *self._arrays)
+
+    def _fit(self, **given: tuple[Tensor | None, int]) -> None:
+        for name, (x, rows) in given.items():
+            if x is not None and len(x) != rows:
+                raise Refused(f"{name}: must have {rows} rows for these links, got shape {tuple(x.shape)}")
 
     @property
     def _arrays(self) -> tuple[Tensor, ...]:
@@ -162,12 +178,17 @@ class Links:
 
 
 def pointers(index: Int[Tensor, "p"], n: int) -> Int[Tensor, "{n}+1"]:
-    """Where each segment would begin if the rows were sorted by `index`, and the end. O(p + n).
+    """Where each segment would begin if the rows were sorted by `index`, and the end. O(p + n). `Refused` as `segment_sizes`.
 
     >>> pointers(torch.tensor([2, 0, 2]), 3)
     tensor([0, 1, 1, 3])
     """
-    return torch.cat([index.new_zeros(1), segment_sizes(index, n).cumsum(0)])
+    _check("index", index, n)
+    return _pointers(index, n)
+
+
+def _pointers(index: Tensor, n: int) -> Tensor:
+    return torch.cat([index.new_zeros(1), _sizes(index, n).cumsum(0)])
 
 
 def _like(weights: Tensor | None, x: Tensor) -> Tensor | None:

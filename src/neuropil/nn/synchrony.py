@@ -96,11 +96,17 @@ class Synchrony(nn.Module):
         return torch.exp(-_Project.apply(self.decay))
 
     def forward(self, z: Float[Tensor, "*b n"], state: SynchronyState) -> tuple[Float[Tensor, "*b p"], SynchronyState]:
-        """One step."""
+        """One step. `Refused` for another batch than the state's, or fewer units than the pairs are of."""
         if z.shape[:-1] != state.alpha.shape[:-1]:
             raise Refused(f"z: must be of the state's batch {tuple(state.alpha.shape[:-1])}, got {tuple(z.shape)}")
         r = self.rate()
-        alpha = r * state.alpha + z.index_select(-1, self.left) * z.index_select(-1, self.right)
+        try:
+            products = z.index_select(-1, self.left) * z.index_select(-1, self.right)
+        except (IndexError, RuntimeError):  # to look before would cost as much as the step
+            if z.shape[-1] > (last := int(torch.maximum(self.left, self.right).max())):
+                raise
+            raise Refused(f"z: the pairs need at least {last + 1} units, got shape {tuple(z.shape)}") from None
+        alpha = r * state.alpha + products
         beta = r * state.beta + 1
         return alpha * beta.rsqrt(), SynchronyState(alpha, beta)
 

@@ -107,6 +107,26 @@ class Block(nn.Module):
         return x if self.mlp is None else x + self.mlp(self.mlp_norm(x))
 
 
+def placed(
+    x: Float[Tensor, "b n d"], mask: Bool[Tensor, "#b #n #n"] | None, place: Float[Tensor, "c d"] | None, context: int, causal: bool
+) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "#b #n #n"] | None]:
+    """How a transformer begins: x with the vectors of its positions, and the mask with what causality forbids.
+
+    `Refused` for more than `context` positions.
+
+    >>> placed(torch.zeros(1, 2, 3), None, torch.ones(4, 3), 4, causal=True)[1]
+    tensor([[[ True, False],
+             [ True,  True]]])
+    """
+    n = x.shape[1]
+    if n > context:
+        raise Refused(f"x: at most context = {context} positions, got {n}")
+    if causal:
+        earlier = torch.ones(1, n, n, dtype=torch.bool, device=x.device).tril()
+        mask = earlier if mask is None else mask & earlier
+    return x if place is None else x + place[:n], mask
+
+
 class Transformer(nn.Module):
     """`layers` blocks over sequences of vectors, and a last norm.
 
@@ -157,14 +177,7 @@ class Transformer(nn.Module):
         """`mask` is True where a position may look, beside what causality forbids."""
         if isinstance(self.norm, nn.LayerNorm):
             fits("x", x, self.norm.normalized_shape[0], self.norm.weight)
-        n = x.shape[1]
-        if n > self.context:
-            raise Refused(f"x: at most context = {self.context} positions, got {n}")
-        if self.causal:
-            earlier = torch.ones(1, n, n, dtype=torch.bool, device=x.device).tril()
-            mask = earlier if mask is None else mask & earlier
-        if self.place is not None:
-            x = x + self.place[:n]
+        x, mask = placed(x, mask, self.place, self.context, self.causal)
         for layer in self.layers:
             x = layer(x, mask)
         return self.norm(x)
@@ -189,5 +202,7 @@ class GPT(Transformer):
 
     def forward(self, tokens: Int[Tensor, "b n"], mask: Bool[Tensor, "#b #n #n"] | None = None) -> Float[Tensor, "b n v"]:
         """Logits of the next token at every position."""
+        if tokens.shape[1] > self.context:
+            raise Refused(f"tokens: at most context = {self.context} positions, got {tokens.shape[1]}")
         within("tokens", tokens, self.embed.num_embeddings)
         return self.unembed(super().forward(self.embed(tokens), mask))

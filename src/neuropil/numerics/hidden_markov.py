@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neuropil.errors import Refused, choose
+from neuropil.nn.checks import filled
 from neuropil.nn.scan import scan
 
 
@@ -143,7 +144,8 @@ def sample_chain(
 
 
 def _probabilities(transition: Tensor, start: Tensor | None) -> Tensor:
-    """π; `Refused` unless P and π are probabilities."""
+    """π; `Refused` unless P and π are probabilities of at least one state."""
+    filled("transition", transition)
     s = len(transition)
     start = transition.new_full((s,), 1 / s) if start is None else start
     rows = torch.cat([transition.detach(), start.detach().to(transition)[None]])

@@ -45,10 +45,15 @@ def exp_skew(values: Float[Tensor, "*b m"], n: int) -> Float[Tensor, "*b {n} {n}
 def cayley(A: Float[Tensor, "*b n n"]) -> Float[Tensor, "*b n n"]:
     """``(I − A/2)⁻¹ (I + A/2) = exp(A) + O(A³)``: one solve, O(n³); orthogonal for a skew A, like the exponential.
 
+    `Refused` where I − A/2 is singular, which for a skew A it can only be by rounding, and for another precision than full.
+
     >>> Q = cayley(skew(torch.tensor([1.0, -2.0, 0.5]), 3))
     >>> torch.allclose(Q @ Q.T, torch.eye(3), atol=1e-6)
     True
     """
     full_precision("A", A)
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    return torch.linalg.solve(eye - A / 2, eye + A / 2)
+    try:
+        return torch.linalg.solve(eye - A / 2, eye + A / 2)
+    except torch.linalg.LinAlgError:
+        raise Refused("A: I − A/2 must not be singular, got one that is (too large for its precision, or not skew)") from None

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from neuropil.errors import Refused
-from neuropil.nn.checks import at_least, filled, same_kind
+from neuropil.nn.checks import at_least, filled, same_kind, transformable
 from neuropil.nn.mlp import MLP
-from neuropil.physics.checks import channels, transformable
+from neuropil.physics.checks import channels
 
 
 def resample(u: Float[Tensor, "b c *grid"], size: int | Sequence[int]) -> Float[Tensor, "b c ..."]:

@@ -27,9 +27,9 @@ from torch.nn.functional import conv1d, conv2d, conv3d, interpolate, pad, scaled
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import MultiHead, attend
-from neuropil.nn.checks import at_least, fits, same_kind
+from neuropil.nn.checks import at_least, fits, same_kind, suits, transformable
 from neuropil.nn.mlp import MLP
-from neuropil.physics.checks import channels, transformable
+from neuropil.physics.checks import channels
 from neuropil.physics.fourier import resample
 
 CONV = {1: conv1d, 2: conv2d, 3: conv3d}
@@ -293,8 +293,10 @@ def instance_norm(
 ) -> Float[Tensor, "b c *grid"]:
     """``(v − ∫v) / √(∫(v − ∫v)² + ε)`` for each sample and channel; `weights`: the points' shares of the domain (default: equal).
 
-    >>> instance_norm(torch.tensor([[[1.0, 3.0]]]), eps=0.0)
-    tensor([[[-1.,  1.]]])
+    With eps = 0 what does not vary is nan. `Refused` for a grid without points, or a negative eps.
+
+    >>> instance_norm(torch.tensor([[[1.0, 3.0]]]))
+    tensor([[[-1.0000,  1.0000]]])
     """
     at_least(0, eps=eps)
     if v.ndim < 3 or 0 in v.shape[2:]:
@@ -331,9 +333,10 @@ class OnBaseGrid(nn.Module):
         self.layer, self.base, self.periodic = layer, tuple(base), periodic
 
     def forward(self, v: Float[Tensor, "b i *grid"]) -> Float[Tensor, "b o ..."]:
-        """The layer's result on the field's own grid."""
+        """The layer's result on the field's own grid. `Refused` for another number of axes, or what does not suit the layer."""
         if len(self.base) != v.ndim - 2:
             raise Refused(f"v: {len(self.base)} axes as in base={self.base} are needed, got {tuple(v.shape)}")
+        suits("v", v, self.layer)
         if self.periodic and v.shape[2:] != self.base:
             transformable("v", v)
         u = self.layer(resize(v, self.base, self.periodic))

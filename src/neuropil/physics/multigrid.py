@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
 from neuropil.errors import Refused, choose
-from neuropil.nn.checks import at_least, same_kind
+from neuropil.nn.checks import at_least, same_kind, some, suits
 from neuropil.physics.checks import channels
 
 PADDING = ("zeros", "reflect", "circular")
@@ -116,7 +116,8 @@ class MultigridLinear(nn.Module):
         return u
 
     def prolong(self, level: int, u: Tensor) -> Tensor:
-        """T u, with what lies beyond the border as `padding` says."""
+        """T u, with what lies beyond the border as `padding` says. `Refused` for a level without a coarser one."""
+        self._finer(level)
         T: nn.ConvTranspose2d = self.T[level]  # type: ignore[assignment]
         channels("u", u, T.in_channels, 2, T.weight)
         if self.padding == "zeros":
@@ -126,6 +127,10 @@ class MultigridLinear(nn.Module):
     def joined(self, level: int, u: Tensor) -> Tensor:
         """What is done to a level's u when the coarser one has been added: nothing."""
         return u
+
+    def _finer(self, level: int) -> None:
+        if not 0 <= level < len(self.T):
+            raise Refused(f"level: must be one of {len(self.T)} from 0 on, got {level}")
 
     def _check(self, f: Tensor) -> None:
         channels("f", f, self.first.in_channels, 2, self.first.weight)
@@ -155,8 +160,12 @@ class Smoother(nn.Module):
         self.A, self.S = A, S
 
     def forward(self, u: Float[Tensor, "b u h w"], f: Float[Tensor, "b f h w"]) -> Float[Tensor, "b u h w"]:
-        """One step for the right-hand side f."""
+        """One step for the right-hand side f. `Refused` for channels that A and S do not take, and a grid without points."""
         same_kind("f", f, u)
+        for name, x, takes in (("u", u, self.A), ("f", f, self.S)):
+            suits(name, x, takes)
+            some(name, x, -1)
+            some(name, x, -2)
         return u + self.S(f - self.A(u))
 
 
@@ -174,6 +183,7 @@ class NormedCycle(MultigridLinear):
 
     def joined(self, level: int, u: Tensor) -> Tensor:
         """Mean 0 and variance 1 over channels and points."""
+        self._finer(level)
         norm: nn.GroupNorm = self.norms[level]  # type: ignore[assignment]
         channels("u", u, norm.num_channels, 2, norm.weight)
         return norm(u)

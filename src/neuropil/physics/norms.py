@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused
-from neuropil.physics.checks import transformable
+from neuropil.nn.checks import transformable
 
 
 def relative_l2(

@@ -164,7 +164,7 @@ def hnhn(d: int, classes: int, parameters: int) -> nn.Module:
 
 
 def hypergraph_attention(d: int, classes: int, parameters: int) -> nn.Module:
-    """The incidence is learned (Bai et al. 2021); normalised twice, as its peers have it, so signals shrink where degrees are high."""
+    """The incidence is learned (Bai et al. 2021); normalised twice (as peers do): high degrees shrink signals."""
     return sized(HypergraphAttention, d, classes, parameters)
 
 
