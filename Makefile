@@ -39,7 +39,11 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/docs/index.html  (with search: $(BIN)/python -m http.server -d build/docs --bind 127.0.0.1)"
 
-bench: $(VENV)/.developer
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[bench]"
+	@touch $@
+
+bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/bench.py
 
 accidents: $(VENV)/.developer
