@@ -1,7 +1,7 @@
 """Every comparison of this folder, each in a process of its own, and one table of what came out.
 
 FOLDER gets results/NAME.json as soon as NAME is done, and from all that lie there results.json and RESULTS.md. What is there for
-the same threads is kept, so an interrupted run goes on where it stopped. A quick run has a folder of its own.
+the same threads and machine is kept, so an interrupted run goes on where it stopped. A quick run has a folder of its own.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rounds import THREADS, Ratio, default_threads, version
+from rounds import THREADS, Ratio, default_threads, machine, version
 
 from neuropil.errors import Refused, choose
 from neuropil.files import read_json, write_atomic, write_json
@@ -32,11 +32,11 @@ def rows(record: Record) -> list[Ratio]:
 
 
 def finished(path: Path, quick: bool, threads: int) -> bool:
-    """Whether the record there is of this kind, unbroken, and skips no peer that is installed by now."""
+    """Whether the record there is of this kind and machine, unbroken, and skips no peer that is installed by now."""
     if not path.exists():
         return False
     record = read_json(path, "benchmark")
-    if (record["quick"], record["threads"]) != (quick, threads):
+    if (record["quick"], record["threads"], record.get("machine")) != (quick, threads, machine()):
         return False
     return not any(row.error or (row.skipped and version(row.package)) for row in rows(record))
 
