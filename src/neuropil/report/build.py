@@ -105,9 +105,8 @@ def write(folder: Path | str, slugs: Iterable[str] | None = None) -> Path:
         page = pages.get_template("system.html").render(view=shown, system=shown.system, root="../")
         write_atomic(folder / "systems" / f"{shown.system.slug}.html", page)
     raced = races.views() if slugs is None else []
+    races.write_pictures(raced, folder)
     for race in raced:
-        if race.picture:
-            write_atomic(folder / "pictures" / "races" / f"{race.role}.png", race.picture.read_bytes())
         write_atomic(folder / "races" / f"{race.role}.html", pages.get_template("race.html").render(view=race, root="../"))
     write_atomic(folder / "style.css", (TEMPLATES / "style.css").read_bytes())
     index = folder / "index.html"

@@ -49,9 +49,7 @@ def write(folder: Path | str) -> Path:
             write_atomic(folder / file.relative_to(pages), filled(file, pages, views))
         else:
             write_atomic(folder / file.relative_to(pages), file.read_bytes())
-    for race in races.views():
-        if race.picture:
-            write_atomic(folder / "pictures" / "races" / f"{race.role}.png", race.picture.read_bytes())
+    races.write_pictures(races.views(), folder)
     template = _environment().get_template("docs/system.md")
     for shown in views.values():
         for picture in (picture for claim in shown.claims for picture in claim.pictures):

@@ -3,11 +3,13 @@ measured.
 """
 
 import ast
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neuropil.errors import Refused
+from neuropil.files import write_atomic
 from neuropil.lab import race
 from neuropil.lab.expect import Metric
 from neuropil.report.bar import interval, number
@@ -37,6 +39,13 @@ class RaceView:
 def views() -> list[RaceView]:
     """The races that are stored, by role; a damaged one is a warning."""
     return [view for role in race.roles() if (view := _view(role))]
+
+
+def write_pictures(raced: Iterable[RaceView], folder: Path) -> None:
+    """``pictures/races/<role>.png`` of each race that has a picture, for the report and for the site."""
+    for one in raced:
+        if one.picture:
+            write_atomic(folder / "pictures" / "races" / f"{one.role}.png", one.picture.read_bytes())
 
 
 def _view(role: str) -> RaceView | None:
