@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,14 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says):
     assert done.returncode == 2
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_run_gives_the_same_values_twice(tmp_path):
+    """Each run trains its own nets: the caches are apart."""
+    command = ("run", "aether/no-field-no-gain", "--budget", "smoke", "--seeds", "2", "--json")
+    one, other = (json.loads(run(*command, env=os.environ | {"NEUROPIL_DATA": str(tmp_path / k)}).stdout) for k in "ab")
+    assert len(one["method"]["values"]) == 2
+    assert one | {"seconds": 0} == other | {"seconds": 0}
 
 
 def test_kept_verdicts_are_those_of_the_rows():

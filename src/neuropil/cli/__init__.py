@@ -60,6 +60,7 @@ def neuropil() -> None:
 
 def main() -> None:
     """Run the command line: bad input, a full disk or Ctrl-C end in one clear line and exit code 2."""
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # a product's last bits then do not hang on where its memory lies
     try:
         code = neuropil.main(prog_name="neuropil", standalone_mode=False)
         sys.stdout.flush()
