@@ -22,6 +22,8 @@ from neuropil.errors import Refused
 from neuropil.nn.attention import attend, members
 from neuropil.nn.checks import finite, fits
 
+NAMES = ("state", "stored")  # what a caller knows queries and keys as
+
 
 class Hopfield(nn.Module):
     """Association of a set of states with a set of stored patterns.
@@ -139,12 +141,12 @@ class Hopfield(nn.Module):
         beta = self.beta[:, None, None]
         there = None if mask is None else members(k[:, 0], mask)[:, None, None]
         for _ in range(self.steps - 1):
-            new = attend((beta * q).to(k.dtype), k, k, 1.0, there)
+            new = attend((beta * q).to(k.dtype), k, k, 1.0, there, names=NAMES)
             moving = (new - q).norm(dim=-1, keepdim=True) > self.tol
             q = torch.where(moving, new, q)
             if self.tol and not torch.compiler.is_compiling() and not bool(moving.any()):
                 break
-        return attend((beta * q).to(k.dtype), k, v, 1.0, there, dropout)
+        return attend((beta * q).to(k.dtype), k, v, 1.0, there, dropout, NAMES)
 
 
 class HopfieldPooling(nn.Module):

@@ -124,14 +124,18 @@ def sum_of_max(state: Float[Tensor, "m n"], W: Float[Tensor, "n n"], c: int, gam
 
     One matrix product for every cluster: O(m n²) time, O(m n) memory.
     """
-    n = state.shape[1]
-    _divides(n, c)
+    _divides(state.shape[1], c)
     at_least(0, gamma=gamma)
     same_kind("W", W, state)
     numbers("W", W)
+    return _support(state, W, c, gamma)
+
+
+def _support(state: Tensor, W: Tensor, c: int, gamma: float) -> Tensor:
+    l = state.shape[1] // c
     score = gamma * state
-    for part in range(0, n, n // c):
-        score = score + ((state[:, part : part + n // c] @ W[part : part + n // c]) > 0)
+    for part in range(0, c * l, l):
+        score = score + ((state[:, part : part + l] @ W[part : part + l]) > 0)
     return score
 
 
@@ -147,11 +151,14 @@ def recall_clique(
     >>> recall_clique(torch.tensor([[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]]), cliques(x, c=3), c=3)
     tensor([[1., 0., 0., 1., 1., 0.]])
     """
+    _divides(cue.shape[1], c)
+    at_least(0, gamma=gamma)
     same_kind("W", W, cue)
     numbers("cue", cue)
+    numbers("W", W)
     state = cue
     for _ in range(steps):
-        score = sum_of_max(state, W, c, gamma).unflatten(1, (c, -1))
+        score = _support(state, W, c, gamma).unflatten(1, (c, -1))
         state = (score == score.amax(-1, keepdim=True)).to(cue.dtype).flatten(1)
     return state
 
@@ -169,7 +176,7 @@ def density(m: int, l: int) -> float:
 
 def _divides(n: int, c: int) -> None:
     at_least(1, c=c)
-    if n % c:
+    if not n or n % c:
         raise Refused(f"c: must divide the {n} units, got {c}")
 
 
