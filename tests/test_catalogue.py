@@ -122,6 +122,13 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_damaged_evidence_file_costs_its_own_verdict_not_the_list(tmp_path):
+    (tmp_path / "modern-hopfield").mkdir()
+    (tmp_path / "modern-hopfield" / f"{catalog.find('modern-hopfield').claims[0]}.full.json").write_text('{"rows": [')
+    done = run("list", "--json", env=os.environ | {"NEUROPIL_EVIDENCE": str(tmp_path)})
+    assert len(json.loads(done.stdout)) == 176 and "corrupt or truncated" in done.stderr
+
+
 def test_a_run_gives_the_same_values_twice(tmp_path):
     """Each run trains its own nets: the caches are apart."""
     command = ("run", "aether/no-field-no-gain", "--budget", "smoke", "--seeds", "2", "--json")

@@ -97,6 +97,15 @@ def test_stale_rows_go_when_the_code_has_changed(tmp_path):
     assert [r["seed"] for r in evidence.read(path).rows] == [1]
 
 
+def test_pictures_are_those_of_the_lowest_seed_and_old_ones_go(tmp_path):
+    path = tmp_path / "c.quick.json"
+    evidence.record(path, row(3), {"one": b"3", "two": b"3"}, facts)
+    evidence.record(path, row(4), {"one": b"4"}, facts)
+    assert [p.read_bytes() for p in evidence.read(path).pictures] == [b"3", b"3"]
+    evidence.record(path, row(0), {"one": b"0"}, facts)
+    assert [p.read_bytes() for p in evidence.read(path).pictures] == [b"0"]
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"rows": []}', "[]", '{"format": 1, "rows": [{}]}'])
 def test_damaged_evidence_is_refused_by_name(tmp_path, content):
     path = tmp_path / "c.quick.json"

@@ -12,12 +12,16 @@ from rich.text import Text
 
 from neuropil import catalog
 from neuropil.cli.style import effect_words, verdict_text
-from neuropil.errors import choose
+from neuropil.errors import Refused, choose
 from neuropil.lab import evidence
 
 
 def _row(system: catalog.System) -> dict[str, Any]:
-    verdict, measured = evidence.standing(system)
+    try:
+        verdict, measured = evidence.standing(system)
+    except Refused as damaged:  # one file costs its own verdict, not the list
+        verdict, measured = "unmeasured", None
+        click.echo(f"neuropil: {damaged}", err=True)
     return {
         "number": system.number,
         "slug": system.slug,

@@ -94,7 +94,7 @@ def race_(
     with progress_bar() as progress:
         task = progress.add_task(role, total=1, note="")
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: float, total: int) -> None:
             progress.update(task, completed=done, total=total, note=what)
 
         facts = race.run(chosen, asked, seeds, folder, report)
@@ -104,6 +104,7 @@ def race_(
         console = Console()
         console.print(ranking_table(facts))
         picture = folder / "race.png"
-        console.print(f"{folder}{f'; see {picture}' if picture.exists() else ''}", style="dim", highlight=False)
+        seen = facts["unseen"] or (f"see {picture}" if picture.exists() else "")
+        console.print("; ".join(filter(None, (str(folder), seen))), style="dim", highlight=False, markup=False)
     if any(place["errors"] for place in facts["ranking"]):
         sys.exit(1)

@@ -86,14 +86,19 @@ def best(slug: str, claim: str) -> Evidence | None:
 def record(path: Path, row: dict[str, Any], pictures: dict[str, bytes], summarise: Any) -> None:
     """Merge one row into `path`: rows of the same seed are replaced, stale rows dropped, the verdict taken again.
 
-    `summarise` maps the rows to the facts that stand beside them. Pictures are written first, so that a file never names a
-    picture that is not there.
+    `summarise` maps the rows to the facts that stand beside them. Only pictures of the lowest seed are kept; they are written
+    first, and those that they replace are deleted.
     """
     with locked(path):
         files.sweep(path.parent, _temporaries(path))
-        for name, content in pictures.items():
-            write_atomic(path.with_name(f"{path.name.removesuffix('.json')}.{name}.png"), content)
-        rows = read(path).fresh(row["fingerprint"]) | {row["seed"]: row}
+        before = read(path)
+        rows = before.fresh(row["fingerprint"]) | {row["seed"]: row}
+        if pictures and row["seed"] == min(rows):
+            drawn = [path.with_name(f"{path.name.removesuffix('.json')}.{name}.png") for name in pictures]
+            for picture, content in zip(drawn, pictures.values(), strict=True):
+                write_atomic(picture, content)
+            for old in set(before.pictures).difference(drawn):
+                old.unlink(missing_ok=True)
         ordered = [rows[seed] for seed in sorted(rows)]
         write_json(path, {"format": FORMAT, **summarise(ordered), "rows": ordered})
 
@@ -124,10 +129,10 @@ def standing(system: System) -> tuple[str, str | None]:
 @functools.cache
 def fingerprint(system: System) -> str:
     """Hash of the code that a system's evidence rests on: its claim file and its parts' files, without comments and docstrings."""
-    return files.code_hash(sorted({_file(system.module), *map(_file, system.parts)}))
+    return files.code_hash(sorted({source(system.module), *map(source, system.parts)}))
 
 
-def _file(dotted: str) -> Path:
+def source(dotted: str) -> Path:
     """The source file of a dotted path, found without importing it."""
     package = Path(__file__).resolve().parents[1]
     names = dotted.split(".")[1:]

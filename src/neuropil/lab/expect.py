@@ -28,13 +28,13 @@ class Metric:
     def __post_init__(self) -> None:
         choose("better", self.better, ("higher", "lower"))
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, Any]:
         """What is kept of it; ``Metric(**facts)`` takes it back.
 
-        >>> Metric(**Metric("time", "lower", "ms").as_json()).words
-        'time in ms, lower is better'
+        >>> Metric(**Metric("time", "lower", "ms", floor=1e-3).as_json())
+        Metric(name='time', better='lower', unit='ms', floor=0.001)
         """
-        return {"name": self.name, "better": self.better, "unit": self.unit}
+        return asdict(self)
 
     @property
     def words(self) -> str:

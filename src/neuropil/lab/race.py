@@ -8,10 +8,12 @@ and atomically:
         results/<entry>.<seed>.safetensors   what the picture shows of it (seed 0)
         race.json, race.png                  the ranking over all that is there, and the picture
 
-so that a race may be stopped at any moment and the same call goes on. A result made by other code than today's (the role's file,
-the system's claim and parts) is measured again, and so is an error. One entry that breaks never stops the others.
+so that a race may be stopped at any moment and the same call goes on. A result made by other code than today's (the role's file
+and what it takes from the wings, the system's claim and parts) is measured again, and so is an error. One entry that breaks never
+stops the others.
 """
 
+import ast
 import datetime
 import functools
 import hashlib
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 RACES = Path(__file__).resolve().parents[1] / "races"
 Row = dict[str, Any]
-Report = Callable[[str, int, int], None]  # what runs, how many results are there, of how many
+Report = Callable[[str, float, int], None]  # what runs, how many results are there (and what part of this one), of how many
 Shown = dict[str, "torch.Tensor"]
 
 
@@ -207,20 +209,21 @@ def run(role: Role, asked: Settings, seeds: int, out: Path, report: Report = lam
     if seeds < 1:
         raise Refused(f"seeds: at least 1, got {seeds}")
     _check_out(role, asked, out)
-    runners, code = entries(role), fingerprints(role)
+    runners, code = entries(role), fingerprints(role.name)
     rows = stored(out, code)
     total, have = len(runners) * seeds, sum((e.name, s) in rows for e in runners for s in range(seeds))
-    facts = functools.partial(summary, role, asked, runners, rows, seeds, code[""])
+    facts = functools.partial(summary, role, asked, runners, rows, seeds, code)
     write_json(out / "race.json", facts())
     fresh, data = False, {}
     for seed in range(seeds):
         missing = [entry for entry in runners if (entry.name, seed) not in rows]
-        course = _course(asked, seed)
         if missing:
             report("data", have, total)
-            data = {seed: role.prepare(course)}
+            data = {seed: role.prepare(_course(asked, seed))}
         for entry in missing:
-            report(f"{entry.name}, seed {seed}", have, total)
+            name = f"{entry.name}, seed {seed}"
+            report(name, have, total)
+            course = _course(asked, seed, lambda what, part, name=name, have=have: report(f"{name}: {what}", have + part, total))
             row, shown = _measure(role, entry, data[seed], course)
             row["fingerprint"] = code[entry.system]
             if seed == 0 and shown:
@@ -229,13 +232,17 @@ def run(role: Role, asked: Settings, seeds: int, out: Path, report: Report = lam
             rows[entry.name, seed] = row
             have, fresh = have + 1, fresh or seed == 0
             write_json(out / "race.json", facts())
+    unseen = ""
     if fresh or not (out / "race.png").exists():
-        _draw(role, runners, rows, out, data.get(0) or role.prepare(_course(asked, 0)))
-    return facts()
+        try:
+            _draw(role, runners, rows, out, data.get(0) or role.prepare(_course(asked, 0)))
+        except Exception as error:  # a ranking without a picture is still a ranking
+            unseen = " ".join(f"no picture: {error}".split())[:300]
+    return facts() | {"unseen": unseen}
 
 
-def _course(asked: Settings, seed: int) -> Course:
-    return Course(Trial(seed, asked.budget), asked.parameters, asked.seconds, asked.data or None)
+def _course(asked: Settings, seed: int, report: Callable[[str, float], None] | None = None) -> Course:
+    return Course(Trial(seed, asked.budget, report=report), asked.parameters, asked.seconds, asked.data or None)
 
 
 def _measure(role: Role, entry: Entry, data: Any, course: Course) -> tuple[Row, Shown]:
@@ -309,7 +316,7 @@ def rank(rows: Sequence[Row], metric: Metric, runners: Sequence[Entry] = ()) -> 
 
 
 def summary(
-    role: Role, asked: Settings, runners: Sequence[Entry], rows: dict[tuple[str, int], Row], seeds: int, code: str
+    role: Role, asked: Settings, runners: Sequence[Entry], rows: dict[tuple[str, int], Row], seeds: int, code: dict[str, str]
 ) -> dict[str, Any]:
     """The race as plain data: what `--json` prints and `race.json` keeps. Entries without a result yet are `waiting`."""
     names = {entry.name for entry in runners}
@@ -343,15 +350,26 @@ def read(folder: Path) -> dict[str, Any]:
 
 @functools.cache
 def role_code(name: str) -> str:
-    """Hash of the code of a role's file and of what all roles share, found without importing it."""
+    """Hash of the code of a role's file, of what all roles share, and of the wings' files that these import, found by reading.
+
+    As for evidence, the ground that all stand on (`nn`, `numerics`, `data`, `training`) does not count.
+    """
     others = {other.replace("-", "_") for other in roles() if other != name}
-    return code_hash(file for file in sorted(RACES.glob("*.py")) if file.stem not in others)
+    files = [file for file in sorted(RACES.glob("*.py")) if file.stem not in others]
+    return code_hash([*files, *sorted({used for file in files for used in _wing_files(file)})])
 
 
-def fingerprints(role: Role) -> dict[str, str]:
-    """What the results of each system's entries rest on, by slug; "" for baselines."""
-    own = role_code(role.name)
-    slugs = {slug for slug, _ in roles().get(role.name, [])}
+def _wing_files(file: Path) -> set[Path]:
+    """The files of wings that a file imports names from."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {evidence.source(module) for module in modules if module.split(".")[1:2] and module.split(".")[1] in catalog.WINGS}
+
+
+def fingerprints(name: str) -> dict[str, str]:
+    """What the results of each system's entries in a role rest on, by slug; "" for baselines."""
+    own = role_code(name)
+    slugs = {slug for slug, _ in roles().get(name, [])}
     return {"": own} | {slug: f"{own}.{evidence.fingerprint(catalog.find(slug))}" for slug in slugs}
 
 
@@ -378,7 +396,7 @@ def _check_out(role: Role, asked: Settings, out: Path) -> None:
     if there["role"] != role.name:
         raise Refused(f"out: {out} holds a race of {there['role']}; give another --out")
     for name, value in vars(asked).items():
-        if there["settings"].get(name) != value and name != "data":
+        if there["settings"].get(name) != value and not (name == "data" and asked.own):  # own data are what is in them
             raise Refused(f"out: {out} holds a race with {_other(name, there['settings'].get(name))}; give another --out")
 
 
@@ -397,7 +415,7 @@ def _keep(out: Path, entry: Entry, shown: Shown) -> None:
 
 
 def _draw(role: Role, runners: Sequence[Entry], rows: dict[tuple[str, int], Row], out: Path, data: Any) -> None:
-    """The picture of seed 0: what each entry kept, best first. Without matplotlib, or without anything to show, there is none."""
+    """The picture of seed 0: what each entry kept, best first. Without anything to show there is none."""
     from safetensors.torch import load as unpack
 
     first = [row for (_, seed), row in rows.items() if seed == 0]

@@ -171,7 +171,7 @@ def _fill(claim: ClaimView, found: evidence.Evidence, fingerprint: str) -> None:
     method, baseline = ([float(row[side]) for row in rows] for side in ("method", "baseline"))
     kind, given = facts["expect"]["kind"], {k: v for k, v in facts["expect"].items() if k not in ("kind", "words")}
     ratio = kind == "Ratio"
-    metric = expect.Metric(facts["metric"]["name"], facts["metric"]["better"], facts["metric"].get("unit") or "")
+    metric = expect.Metric(**facts["metric"])
     expectation = getattr(expect, kind)(**{key: float(value) for key, value in given.items()})
     effects = [expectation.back(e) for e in expectation.effects(method, baseline, metric)]
     plain = given.get("than") is not None  # the effect is the method's own value

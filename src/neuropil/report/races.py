@@ -75,7 +75,7 @@ def _filled(role: str, folder: Path, facts: dict[str, Any], warning: str) -> Rac
         measured=facts["measured"][:10],
         machine=facts["machine"],
         versions=", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        stale=facts["code"] != race.role_code(role),
+        stale=facts["code"] != race.fingerprints(role),
         picture=picture if picture.exists() else None,
         warning=warning,
     )
