@@ -223,7 +223,11 @@ def run(role: Role, asked: Settings, seeds: int, out: Path, report: Report = lam
         for entry in missing:
             name = f"{entry.name}, seed {seed}"
             report(name, have, total)
-            course = _course(asked, seed, lambda what, part, name=name, have=have: report(f"{name}: {what}", have + part, total))
+
+            def inside(what: str, part: float, name: str = name, have: int = have) -> None:
+                report(f"{name}: {what}", have + part, total)
+
+            course = _course(asked, seed, inside)
             row, shown = _measure(role, entry, data[seed], course)
             row["fingerprint"] = code[entry.system]
             if seed == 0 and shown:
