@@ -7,22 +7,22 @@ French high school (Mastrandrea et al. 2015), 327 pupils of 9 classes, no featur
 """
 
 import functools
-import json
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, dropout
 
-from neuropil import data
 from neuropil.interaction import hyperedge_prediction as hp
+from neuropil.interaction.graph_layers import GAT, GCN
 from neuropil.interaction.hypergraph import Hypergraph
+from neuropil.interaction.hypergraph_data import school
 from neuropil.interaction.hypergraph_features import spectral_positions
 from neuropil.interaction.hypergraph_layers import EDHNN, HGNN, AllDeepSets, AllSetTransformer, UniSAGE
-from neuropil.interaction.message_passing import gcn_links, smooth
+from neuropil.interaction.message_passing import smooth
 from neuropil.lab import Close, Less, Metric, More, Outcome, Trial, claim
 from neuropil.nn.mlp import MLP
-from neuropil.nn.segments import Links, segment_reduce
+from neuropil.nn.segments import segment_reduce
 
 ACCURACY = Metric("accuracy", better="higher")
 AUC = Metric("AUC", better="higher")
@@ -55,33 +55,6 @@ def chosen(make: Callable[[], nn.Module], loss: Loss, scores: Callable[[nn.Modul
         with torch.no_grad():
             found.append(scores(net))
     return max(found)[1]
-
-
-class GCN(nn.Module):
-    """``D̃^{−½} (A + I) D̃^{−½} X Θ`` on the clique graph."""
-
-    def __init__(self, d: int, out: int) -> None:
-        super().__init__()
-        self.theta = nn.Linear(d, out)
-
-    def forward(self, x: Tensor, h: Hypergraph) -> Tensor:
-        links, weights = gcn_links(h.clique(), h.nodes)
-        return links.sum(self.theta(x), weights)
-
-
-class GAT(nn.Module):
-    """``Σ_u softmax_u(LeakyReLU(a·t_v + b·t_u)) t_u`` over the neighbours u of v in the clique graph and v itself; t = Θ x."""
-
-    def __init__(self, d: int, out: int) -> None:
-        super().__init__()
-        self.theta, self.a, self.b = nn.Linear(d, out), nn.Linear(out, 1), nn.Linear(out, 1)
-
-    def forward(self, x: Tensor, h: Hypergraph) -> Tensor:
-        graph, own = h.clique(), torch.arange(h.nodes)
-        links = Links.of(torch.cat([graph.u, own]), torch.cat([graph.v, own]), h.nodes, h.nodes)
-        t = self.theta(x)
-        score = (self.a(t)[links.target] + self.b(t)[links.source]).squeeze(-1)
-        return links.sum(t, segment_reduce(nn.functional.leaky_relu(score, 0.2), links.target, h.nodes, "softmax"))
 
 
 class Net(nn.Module):
@@ -290,17 +263,6 @@ def linear_hgnn_does_not(trial: Trial) -> Outcome:
 
 
 # Pupils
-
-
-@functools.cache
-def school(least: int = 2) -> tuple[Hypergraph, Tensor]:
-    """The groups of at least `least` pupils who met (Mastrandrea et al. 2015), all of weight 1, and the class of each pupil."""
-    records = json.loads(data.path("school").read_bytes())
-    pupils = {r["idx"]: r["metadata"]["class"] for r in records if r.get("type") == "node"}
-    place = {pupil: i for i, pupil in enumerate(sorted(pupils))}
-    groups = [[place[v] for v in r["interaction"]] for r in records if r.get("type") == "edge" and len(r["interaction"]) >= least]
-    classes = sorted(set(pupils.values()))
-    return Hypergraph.from_lists(groups, len(place)), torch.tensor([classes.index(pupils[pupil]) for pupil in place])
 
 
 class Predictor(nn.Module):
