@@ -54,7 +54,8 @@ def roles_table() -> Table:
 @click.option(
     "--data",
     default=None,
-    help="Your own data instead of the role's. image-field: a photograph; video-field: a clip; shape-field: a closed mesh; "
+    help="Your own data instead of the role's. image-field: a photograph; video-field: a clip; shape-field: a closed mesh, "
+    "or 'duck', 'soccerball', 'teddy'; "
     "associative-memory: a folder of pictures, or .npy/.npz `patterns` (m, d); sequence-cell: .npz `x` (n, t, d), "
     "`y` (n) or (n, t), or 'copy', 'adding'; learning-rule: .npz `x` (n, …), `y` (n); "
     "set-and-graph-layer: .npz `node`, `edge` (p), `labels` (n), perhaps `x` (n, d); "

@@ -117,8 +117,8 @@ def roles(systems: Iterable[System], up: str) -> str:
     """The roles of the catalogue and the systems that play them."""
     found: dict[str, list[System]] = {}
     for system in systems:
-        for role in getattr(system, "roles", ()):
-            found.setdefault(str(role).partition(":")[0], []).append(system)
+        for role in system.roles:
+            found.setdefault(role.partition(":")[0], []).append(system)
     if not found:
         return "*No system of the catalogue names a role yet.*"
     rows = ["| role | who plays it |", "|---|---|"]
