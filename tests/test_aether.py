@@ -216,3 +216,14 @@ def test_claims_run(claim):
     row, pictures = measure(claim, 0, "smoke", draw=True)
     assert pictures
     assert row["method"] == row["method"]
+
+
+def test_explained_force_gives_the_same_bits_whatever_memory_held_before():
+    found, true = torch.randn(300, 3), torch.randn(300, 3)
+    held = [torch.randint(0, 3, (n,), dtype=torch.int32) for n in range(1, 60)]  # leaves pivots behind that a solver might take up
+    values = set()
+    for _ in range(200):
+        del held[int(torch.randint(len(held), ()))]
+        held.append(torch.randint(0, 3, (int(torch.randint(1, 60, ())),), dtype=torch.int32))
+        values.add(explained_force(found, true))
+    assert len(values) == 1

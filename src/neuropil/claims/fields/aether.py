@@ -215,7 +215,7 @@ def arrows(cells: Tensor, true: Tensor, found: Tensor, seen: Tracks) -> object:
     """The true field and the learned one (after the map), arrows of length |f|^½, with the hidden charges that no net saw."""
     import matplotlib.pyplot as plt
 
-    mapped = found @ torch.linalg.lstsq(found, true).solution
+    mapped = found @ torch.linalg.lstsq(found, true, driver="gelsd").solution
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), sharex=True, sharey=True, layout="constrained")
     for ax, force, title in zip(axes, (true, mapped), ("force of the hidden charges", "field learned from motion"), strict=True):
         size = force.norm(dim=-1, keepdim=True).clamp(min=1e-9)
