@@ -57,6 +57,32 @@ def test_undistort_inverts_distort():
     torch.testing.assert_close(distort(undistort(xy, lens), lens), xy, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "lens", [(0.5, 0, 0, 0), (1.5, 0.5, 0, 0), (-0.3, 0.1, 0.001, 0.001), (-0.4, 0.2, 0, 0), (-0.5, 0.3, 0.01, -0.01)]
+)
+def test_undistort_inverts_strong_lenses(lens, dtype):
+    side = torch.linspace(-0.9, 0.9, 31, dtype=dtype)
+    ideal = torch.cartesian_prod(side, side)
+    lenses = torch.tensor(lens, dtype=dtype).expand(len(ideal), 4)
+    assert (undistort(distort(ideal, lenses), lenses) - ideal).abs().max() < 10 * torch.finfo(dtype).eps
+
+
+def test_undistort_has_the_inverses_derivative():
+    xy, lens = torch.tensor([0.5, -0.3], dtype=torch.float64), torch.tensor([0.5, 0.1, 0.01, 0.02], dtype=torch.float64)
+    ideal = undistort(xy, lens)
+    there, back = (torch.autograd.functional.jacobian(lambda p, f=f: f(p, lens), x) for f, x in ((distort, ideal), (undistort, xy)))
+    torch.testing.assert_close(there @ back, torch.eye(2, dtype=torch.float64))
+
+
+def test_beyond_the_fold_of_a_lens_comes_a_point_near_it():
+    lens = torch.tensor([-0.25, 0.0, 0.0, 0.0])  # r − r³/4 is at most 0.77, at r = √(4/3)
+    xy = torch.tensor([[0.9, 0.0], [1.2, 0.3], [2.0, 2.0], [-0.9, 1.5]])
+    found = undistort(xy, lens.expand(4, 4))
+    assert torch.cosine_similarity(found, xy).min() > 0.999
+    torch.testing.assert_close(found.norm(dim=1), torch.full((4,), (4 / 3) ** 0.5), rtol=0, atol=1e-2)
+
+
 def test_look_at_looks_there_with_up_upward():
     c2w = look_at(torch.tensor([[3.0, 1.0, 2.0], [0.0, -2.0, 0.5]]), torch.tensor([0.0, 0.0, 0.5]))
     towards = torch.tensor([0.0, 0.0, 0.5]) - c2w[..., 3]
@@ -116,7 +142,8 @@ def test_transparent_pixels_show_the_background():
 
 def test_parts_of_a_scene_keep_their_cameras():
     made = scene()
-    for part in (made[1:], made[[1, 2]], made[torch.tensor([1, 2])]):
+    mask = torch.tensor([False, True, True])
+    for part in (made[1:], made[[1, 2]], made[torch.tensor([1, 2])], made[[-2, -1]], made[mask]):
         assert part.names == ("b.png", "c.png") and torch.equal(part.pictures, made.pictures[1:])
         assert torch.equal(part.cameras.c2w, made.cameras.c2w[1:]) and part.cameras.times.tolist() == [0.5, 1.0]
     rays = made.cameras.picture_rays(2)

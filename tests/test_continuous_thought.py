@@ -208,6 +208,12 @@ def test_the_curriculum_looks_a_little_beyond_the_first_mistake():
         two_tick_loss(logits, target, lookahead=0)
 
 
+def test_certainty_is_as_exact_as_its_logits():
+    logits = torch.arange(7, dtype=torch.float64)[None]
+    p = logits.softmax(-1)
+    assert certainty(logits).item() == pytest.approx(1 + float((p * p.log()).sum()) / math.log(7), rel=1e-12)
+
+
 def test_stopping():
     sure = torch.tensor([[0.0, 2.0, 9.0, 8.0], [0.0, 0.1, 0.3, 0.2]])
     logits = torch.stack([sure.T, torch.zeros(4, 2)], -1).unsqueeze(2)  # t b 1 c

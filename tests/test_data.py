@@ -17,7 +17,7 @@ from PIL import Image
 
 from neuropil import data
 from neuropil.cli.data import data_
-from neuropil.data.loaders import parse_ts
+from neuropil.data.loaders import parse_ts, picture
 from neuropil.errors import Refused
 from neuropil.files import sha256
 
@@ -275,6 +275,51 @@ def test_image_folder_names_the_unreadable(tmp_path):
     (tmp_path / "a/2.png").write_bytes((tmp_path / "a/1.png").read_bytes()[:50])
     with pytest.raises(Refused, match=r"cannot read .*2\.png"):
         data.image_folder(tmp_path)
+
+
+def stored(file, values, **more):
+    Image.fromarray(np.asarray(values)).save(file, **more)
+    return file
+
+
+def test_a_picture_is_grey_or_colour_in_0_to_1(tmp_path):
+    grey = picture(stored(tmp_path / "grey.png", np.array([[0, 51], [102, 255]], np.uint8)))
+    assert torch.allclose(grey, torch.tensor([[0, 0.2], [0.4, 1]]))
+    colour = picture(stored(tmp_path / "colour.png", np.array([[[255, 0, 51]]], np.uint8)))
+    assert torch.allclose(colour, torch.tensor([[[1, 0, 0.2]]]))
+    fine = picture(stored(tmp_path / "fine.png", np.array([[0, 1, 65535]], np.uint16)))
+    assert fine.tolist() == [[0, pytest.approx(1 / 65535), 1]]
+
+
+def test_what_is_transparent_in_a_picture_lies_on_white(tmp_path):
+    red = picture(stored(tmp_path / "red.png", np.array([[[255, 0, 0, a] for a in (0, 51, 255)]], np.uint8)))
+    assert torch.allclose(red, torch.tensor([[[1, 1, 1], [1, 0.8, 0.8], [1, 0, 0]]]))
+    grey = picture(stored(tmp_path / "grey.png", np.array([[[51, 0], [51, 255]]], np.uint8)))
+    assert torch.allclose(grey, torch.tensor([[1.0, 0.2]]))
+    keyed = picture(stored(tmp_path / "keyed.png", np.array([[51, 102]], np.uint8), transparency=102))
+    assert torch.allclose(keyed, torch.tensor([[0.2, 1.0]]))
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: what is stored as the left column is the top row
+    values = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    turned = picture(stored(tmp_path / "turned.png", values, exif=exif))
+    assert torch.equal((turned * 255).round().int(), torch.tensor([[3, 0], [4, 1], [5, 2]]).int())
+
+
+@pytest.mark.parametrize(("values", "shown"), [([0.0, 0.5, 1.0], [0, 0.5, 1]), ([-9.0, 51.0, 300.0], [0, 0.2, 1])])
+def test_floating_grey_is_scaled_not_cut(tmp_path, values, shown):
+    read = picture(stored(tmp_path / "grey.tiff", np.array([[*values, np.nan]], np.float32)))
+    assert read.tolist() == [pytest.approx([*shown, 0])]
+
+
+def test_a_picture_that_cannot_be_read_is_one_line(tmp_path):
+    with pytest.raises(Refused, match=r"^image: no file .*none\.png$"):
+        picture(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(Refused, match=r"^image: cannot read .*text\.png"):
+        picture(tmp_path / "text.png")
 
 
 TS = "# a comment\n@problemName small\n@classLabel true up down\n@data\n1,2,3:4,5,6:up\n7,8,9:-1,?,1e2:down\n"

@@ -172,6 +172,12 @@ def test_log_covariance_is_the_matrix_logarithm():
     assert log_covariance(torch.randn(1, 9, 5)).isfinite().all()  # fewer samples than channels
 
 
+def test_features_are_computed_where_the_signals_are():
+    signals = torch.zeros(2, 3, 200, device="meta")
+    power, bands = log_band_power(signals, 100.0)
+    assert power.device.type == log_covariance(signals).device.type == "meta" and power.shape == (2, 3 * len(bands))
+
+
 def test_the_command(fif, tsv, tmp_path):
     done = run(fif, "--events", tsv, "--groups", "run", "--permutations", 19, "--picture", tmp_path / "p.png")
     assert done.exit_code == 0 and "balanced accuracy 1.000, chance 0.500, p = 0.05" in done.stdout

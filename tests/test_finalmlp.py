@@ -250,8 +250,9 @@ def test_training_ends_at_the_best_look_and_decays_embeddings_alone():
     model = FinalMLP([5, 5, 5], 4, ((16, 8), (16, 8)))
     found = cm.fit_clicks(model, training, validation, lr=3e-3, size=128, epochs=25, every=30, patience=9)
     assert found.auc > 0.99
+    model.streams[0].eval()  # frozen, and stays so
     assert cm.score(model, *validation) == found
-    assert model.training
+    assert model.training and model.streams[1].training and not model.streams[0].training
     heavy = FinalMLP([5, 5, 5], 4, ((16, 8), (16, 8)))
     cm.fit_clicks(heavy, training, validation, lr=3e-3, size=128, epochs=5, decay=10.0, patience=9)
     assert cm.tables(heavy)[0].abs().max() < 0.05 < cm.tables(model)[0].abs().max()

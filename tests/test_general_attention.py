@@ -172,6 +172,12 @@ def test_priors():
     torch.testing.assert_close(weights.sum(-1), torch.ones(5))
     p[0] = 0
     assert (weigh(scores, factor=p)[0] == 0).all()
+    scores = (scores + 9).requires_grad_()
+    weights = weigh(scores, "sigmoid", factor=p)  # seven weights near 1
+    (gradient,) = torch.autograd.grad(1e3 * weights.sum(), scores)
+    assert (weights[0] == 0).all() and (gradient[0] == 0).all() and gradient.isfinite().all()
+    torch.testing.assert_close(weights[1:].sum(-1), scores[1:].sigmoid().sum(-1))
+    scores = scores.detach() - 9
     near = Alibi(4)(3, 7)
     assert near.shape == (4, 3, 7) and torch.equal(near[1], -(2.0**-4) * (torch.tensor([[4], [5], [6]]) - torch.arange(7)).abs())
     relative = RelativePositions(2, reach=2)

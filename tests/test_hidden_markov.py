@@ -29,7 +29,7 @@ def way(request, monkeypatch):
     """Every test on both ways: the compiled loop, where numba is installed, and tensors through `nn.scan`."""
     if request.param == "plain":
         monkeypatch.setattr(hidden_markov, "_compiled", lambda log_b: False)
-    elif not hidden_markov._numba_is_there():
+    elif not hidden_markov.numba_is_there():
         pytest.skip("numba is not installed")
 
 
@@ -166,6 +166,12 @@ def test_bad_input_is_refused(way):
         forward_backward(log_b.index_fill(0, torch.tensor(1), -torch.inf), p, start)
     with pytest.raises(Refused, match="chain 0 has probability 0, or values that are no numbers"):
         viterbi(log_b.index_fill(0, torch.tensor(0), torch.nan), p, start)
+    log_b[1, 2, 0] = torch.nan  # one alone
+    for find in (forward_backward, viterbi):
+        with pytest.raises(Refused, match="chain 1 has probability 0, or values that are no numbers"):
+            find(log_b, p, start)
+        find(log_b, p, start, torch.tensor([[True] * 4, [True, True, False, True]]))  # where nobody looks
+    log_b[1, 2, 0] = 0.0
     with pytest.raises(Refused, match="xi: unknown 'all'"):
         forward_backward(log_b, p, start, xi="all")
     with pytest.raises(Refused, match="at least one chain of one bin"):

@@ -135,6 +135,11 @@ def test_nearest_neighbours():
     h = Hypergraph.knn(x, 4)
     near = torch.cdist(x, x).argsort(1)[:, :5]
     assert torch.equal(h.node.view(50, 5), near.sort(1).values)
+    far = torch.arange(100.0)[:, None] + 1e4  # |x|² is of the order of 10⁸: its last bit is larger than the distances
+    for line in (far, torch.cat([far, -far])):  # the second cannot be helped by taking the mean away
+        h = Hypergraph.knn(line, 1)
+        u, v = h.node.view(-1, 2).T
+        assert (line[u] - line[v]).abs().max() == 1
     same = Hypergraph.knn(torch.zeros(4, 1), 1)
     assert ((same.node == same.edge).view(4, 2).sum(1) == 1).all()  # itself is a member even among equals
 
@@ -444,6 +449,24 @@ def test_bad_negatives_are_refused(h):
         hp.negatives(Hypergraph.from_lists([[0, 1], [1, 2]]), "CNS", 2)
     with pytest.raises(Refused, match="needs a hyperedge of at least 2"):
         hp.negatives(Hypergraph.from_lists([[0]]), "SNS", 2)
+
+
+def test_a_look_in_inference_mode_does_not_hinder_training(h):
+    net, x = hl.HGNN(3, 2), wave(7, 3)
+    fresh = Hypergraph(h.links, h.weights)
+    with torch.inference_mode():
+        seen = net(x, fresh)
+    y = net(x, fresh)
+    y.square().sum().backward()
+    assert torch.equal(seen, y) and all(p.grad is not None for p in net.parameters())
+
+
+def test_contrast_is_cross_entropy_both_ways():
+    a, b = wave(50, 8), wave(50, 8).roll(1, 1)
+    unit = [torch.nn.functional.normalize(x, dim=1) for x in (a, b)]
+    p = (unit[0] @ unit[1].T / 0.3).exp()
+    by_hand = -((p.diag() / p.sum(1)).log().mean() + (p.diag() / p.sum(0)).log().mean()) / 2
+    torch.testing.assert_close(hp.info_nce(a, b, 0.3), by_hand)
 
 
 def test_views_masks_and_held_out_edges(h):

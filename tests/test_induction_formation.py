@@ -201,6 +201,12 @@ def test_sequences_are_as_the_task_says():
     train, held = label_pairs(5, generator=generator)
     assert len(train) == 8 and len(held) == 2 and len({tuple(p) for p in torch.cat([train, held]).tolist()}) == 10
     assert len(label_pairs(15, generator=generator)[0]) == 84
+    for labels, kept in ((20, 10), (21, 11), (20, 12), (2, 1)):  # as few as can be: no order of all 190 pairs would do
+        pairs = labels * (labels - 1) // 2
+        few, rest = label_pairs(labels, (pairs - kept) / pairs, generator)
+        assert (
+            len(few) == kept and len(few.unique()) == labels and len({tuple(p) for p in torch.cat([few, rest]).tolist()}) == pairs
+        )
     exemplars = unit_exemplars(6, 2, 16, generator=generator)
     torch.testing.assert_close(exemplars.norm(dim=-1), torch.ones(6, 2))
     data = few_shot(20_000, exemplars, train, generator)

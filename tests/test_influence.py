@@ -229,6 +229,7 @@ def test_disjoint_skips_what_shares_a_variable():
 
 def test_pooled_activations_of_a_site():
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Dropout(0.5))
+    net[0].eval()  # frozen, and stays so
     x = torch.randn(7, 1, 6, 6, generator=G)
     expected = net[:2](x).detach()
     assert torch.allclose(pooled_activations(net, "2", x, "mean", block=3), expected.mean((2, 3)))
@@ -240,7 +241,7 @@ def test_pooled_activations_of_a_site():
     for bad in (x.expand(-1, 2, -1, -1), x.half()):
         with pytest.raises(Refused, match=f"x: the model does not take {bad.dtype} of shape"):
             pooled_activations(net, "2", bad)
-    assert net.training
+    assert net.training and [part.training for part in net] == [False, True, True]
 
 
 def test_sides_of_the_paper_and_no_window_overruns():

@@ -82,6 +82,16 @@ def test_ito_and_stratonovich_differ_where_noise_depends_on_y():
     assert mean["heun_stratonovich"] == pytest.approx(math.exp(sigma**2 / 2), abs=0.03)
 
 
+@pytest.mark.parametrize("times", [(1e8, 1e8 + 1, 1e8 + 2), (1e8 + 2, 1e8 + 1, 1e8)])
+def test_steps_are_those_of_the_times_whatever_holds_y(times):
+    times = torch.tensor(times, dtype=torch.float64)  # in float32 all three are one
+    y = odeint(lambda t, y: torch.ones_like(y), torch.zeros(1), times)
+    assert y.dtype == torch.float32 and y[:, 0].tolist() == (times - times[0]).tolist()
+    if times[0] < times[1]:
+        path = sdeint(lambda t, y: torch.ones_like(y), lambda t, y: 0 * y, torch.zeros(1), times, substeps=4)
+        assert path[:, 0].tolist() == [0, 1, 2]
+
+
 def test_generator_makes_a_path_reproducible():
     def path(seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)

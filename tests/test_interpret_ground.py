@@ -11,13 +11,14 @@ from torch import nn
 from neuropil.dynamics.wave_rnn import Reader, WaveCell
 from neuropil.errors import Refused
 from neuropil.interpret.attribution import gradient_times_input, integrated_gradients
-from neuropil.interpret.probes import logistic, probe, ridge
+from neuropil.interpret.probes import logistic, probe
 from neuropil.nn.mlp import MLP
 from neuropil.nn.sites import downstream, override, record, replace, scale
 from neuropil.nn.transformer import GPT
 from neuropil.numerics.detection import auroc, fpr_at
 from neuropil.numerics.jacobians import jacobian, spectral_norm, spectral_radius
 from neuropil.numerics.resampling import bootstrap, permutation_test
+from neuropil.numerics.ridge import ridge
 from neuropil.numerics.streaming import Gram, Histogram, Moments, Pearson, uniform_edges
 from neuropil.training.small_nets import CNN, ViT
 from neuropil.training.trained import trained
@@ -72,10 +73,13 @@ def test_jacobians_of_attention_and_refusals():
     torch.testing.assert_close(
         spectral_norm(last, z, steps=300, tolerance=1e-7), torch.linalg.svdvals(J.flatten(2))[:, 0], rtol=1e-3, atol=0
     )
-    x = torch.randn(3, 4)
+    x, other = torch.randn(3, 4), torch.randn(3, 4, requires_grad=True)
     for bad, message in (
         (lambda: jacobian(lambda x: x.sum(), x), "f: must give a tensor of 3 samples"),
         (lambda: jacobian(lambda x: x.detach(), x), "does not depend on x"),
+        (lambda: jacobian(lambda _: other, x), "does not depend on x"),
+        (lambda: spectral_norm(lambda _: other, x), "does not depend on x"),
+        (lambda: spectral_radius(lambda _: other, x, krylov=2), "does not depend on x"),
         (lambda: spectral_radius(lambda x: x[:, :2], x), "must give the shape that it takes"),
         (lambda: spectral_radius(lambda x: x[:, :2], x, krylov=2), "must give the shape that it takes"),
         (lambda: spectral_norm(lambda x: x, x, steps=0), "steps"),
@@ -100,6 +104,14 @@ def test_permutation_test_exact_is_scipys(alternative):
         )
         assert abs(test.pvalue - p) < 1e-12
     assert found[2] == 1
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_rounding_does_not_break_ties(shift):
+    """a and b hold the same values: T is 0, and 10 of the 16 swaps come to 0 or more, counted in whole numbers."""
+    a, b = (shift + torch.tensor(x, dtype=torch.float64) for x in ([0.3, 0.1, 0.7, 0.5], [0.7, 0.1, 0.5, 0.3]))
+    for alternative, p in (("greater", 0.625), ("less", 0.625), ("two-sided", 1.0)):
+        assert permutation_test(a, b, alternative=alternative) == p
 
 
 def test_permutation_test_random_comes_near_the_exact_and_is_reproducible():
@@ -171,7 +183,7 @@ def test_ridge_and_logistic_are_sklearns():
     linear = pytest.importorskip("sklearn.linear_model")
     x, y, labels = torch.randn(60, 5).double(), torch.randn(60, 2).double(), torch.randint(3, (60,))
     for n in (60, 4):  # also fewer samples than features
-        W, b = ridge(x[:n], y[:n], 2.0)
+        W, b = ridge(x[:n], y[:n], torch.full((2,), 2.0).double())
         theirs = linear.Ridge(alpha=2.0).fit(x[:n].numpy(), y[:n].numpy())
         numpy.testing.assert_allclose(W.T, theirs.coef_, rtol=1e-6, atol=1e-9)
         numpy.testing.assert_allclose(b, theirs.intercept_, rtol=1e-6, atol=1e-9)

@@ -129,8 +129,9 @@ def test_training_lowers_the_loss(latent):
         losses.append(float(loss.detach()))
     assert sum(losses[-5:]) < 0.97 * sum(losses[:5])
     assert all(p.grad is not None for name, p in net.named_parameters() if "log_var" not in name)
+    net.dropout.eval()  # frozen, and stays so
     assert net.rates(data.counts[:, :10, :4], 2).shape == data.rates.shape
-    assert net.training
+    assert net.training and net.readout.training and not net.dropout.training
 
 
 def test_coordinated_dropout():

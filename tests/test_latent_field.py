@@ -112,6 +112,17 @@ def test_eval_mode_is_used_and_every_mode_restored():
     assert [m.training for m in net.modules()] == modes
 
 
+@pytest.mark.parametrize("many", [1, 40])
+def test_distances_do_not_depend_on_the_batch(many):
+    """Beyond 25 rows torch takes |x|² + |y|² − 2 ⟨x, y⟩, whose root is 3e-4 where x = y."""
+    known = torch.randn(60, 5)
+    knn = NearestNeighbour(nn.Identity().eval(), k=1, batch=many).fit(known)
+    assert knn.score_samples(known).abs().max() < 1e-12
+    ends = torch.nn.functional.normalize(torch.tensor([[1.0, 2.0], [-3.0, 1.0]]), dim=1)
+    score = TrajectoryScore(LatentField(lambda z: 0 * z + ends[(z @ ends.T).argmax(1)]), steps=2).fit(ends.repeat(many, 1))
+    assert score.distances(ends.repeat(many, 1)).max() < 1e-6
+
+
 def test_bound_holds_where_the_factor_two_is_needed():
     """E(x) = x / 2 − 1, D(z) = z: the end is −2, errors of prototype and coverage point the same way."""
     field = LatentField(lambda x: x / 2 - 1, lambda z: 1.0 * z)

@@ -131,4 +131,5 @@ def test_accuracy_matrix_of_a_learner_that_only_knows_the_newest_task():
     assert (matrix.diagonal() > 0.95).all()
     assert (matrix - matrix.diagonal().diag()).abs().max() == 0
     average, back = streams.transfer(matrix)
+    assert streams.transfer(torch.full((2, 2), 1e-8))[0] == pytest.approx(1e-8)
     assert average == pytest.approx(float(matrix[-1, -1]) / 5, abs=1e-5) and back < -0.95

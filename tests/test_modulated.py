@@ -101,7 +101,7 @@ def test_codes_in_time_lie_on_their_frames():
     torch.testing.assert_close(codes(torch.tensor(2 * 2.25 / 6 - 1)), 0.75 * codes.table[2] + 0.25 * codes.table[3])
     assert torch.equal(codes(torch.tensor([-3.0, 3.0])), codes.table[[0, 6]])  # the ends hold
     assert torch.equal(TimeCodes(1, 3)(torch.tensor([-1.0, 0.2, 1.0])).std(0), torch.zeros(3))
-    with pytest.raises(IndexError):
+    with pytest.raises(Refused, match="t: must lie in 0 … 6, got 7"):
         codes(torch.tensor(7))
 
 
@@ -170,6 +170,7 @@ def test_compiles_whole():
         (lambda: ResidualLinear(3, 4, rank=2, form="lara"), "lora"),
         (lambda: ResidualLinear(3, 4, rank=2)(torch.ones(5, 3), torch.ones(5, 2)), "code: one a group"),
         (lambda: TimeCodes(0, 2), "rows"),
+        (lambda: TimeCodes(3, 2)(torch.tensor([0, -1])), r"t: must lie in 0 … 2, got -1"),
         (lambda: ModulatedSiren([2, 8, 1], LAYERS["film"], layers=[2]), "layers"),
     ],
 )

@@ -121,7 +121,7 @@ def test_third_derivative_of_the_kernels_is_whole():
 def test_without_numba_tensor_operations_do_it(monkeypatch):
     given = setting(2)
     expected = multilinear(*given)
-    monkeypatch.setattr(module, "_numba_is_there", lambda: False)
+    monkeypatch.setattr(module, "numba_is_there", lambda: False)
     monkeypatch.setattr(module, "_compiled", None)
     torch.testing.assert_close(multilinear(*given), expected)
 

@@ -73,6 +73,10 @@ def test_the_tangent_space_keeps_distances_from_its_base():
     found = cov.tangent_space(C, base).norm(dim=1)
     logs = [torch.linalg.eigvals(torch.linalg.solve(base, c)).real.log().norm() for c in C]
     assert torch.allclose(found, torch.stack(logs), atol=1e-8)
+    off = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=WIDE)  # its logarithm is ½ log 3 everywhere
+    assert float(cov.tangent_space(off[None], torch.eye(2, dtype=WIDE))[0, 1]) == pytest.approx(
+        math.log(3) / math.sqrt(2), rel=1e-12
+    )
 
 
 def test_views():
@@ -204,6 +208,7 @@ def test_filters_are_their_gains():
     low, high = filtered(x, 40.0, lambda hz: hz < 7), filtered(x, 40.0, lambda hz: hz >= 7)
     assert torch.allclose(low + high, x, atol=1e-12)
     assert float((low * high).sum()) == pytest.approx(0, abs=1e-9)
+    assert filtered(torch.zeros(3, 80, device="meta"), 40.0, lambda hz: hz < 7).device.type == "meta"
 
 
 def test_training_learns_the_hand():

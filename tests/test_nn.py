@@ -9,7 +9,9 @@ from torch import nn
 from neuropil.errors import Refused
 from neuropil.nn.attention import AttentionPool, MultiHead, attend, mean_pool
 from neuropil.nn.autoencoder import Autoencoder, conv_autoencoder
+from neuropil.nn.checks import suits
 from neuropil.nn.mlp import MLP
+from neuropil.nn.modes import evaluating, modes_kept
 from neuropil.nn.recording import recording
 
 
@@ -89,6 +91,20 @@ def test_an_empty_bag_is_refused(pool):
         pool(torch.randn(2, 3, 4), torch.tensor([[True] * 3, [False] * 3]))
 
 
+def test_what_a_net_can_take_is_known_if_it_does_just_what_its_layers_do():
+    class Turned(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.mT)
+
+    x, turned = torch.randn(1, 2, 16), Turned(nn.Linear(2, 3))
+    suits("x", x, turned)
+    suits("x", x, nn.Sequential(turned, nn.ReLU()))
+    assert turned(x).shape == (1, 16, 3)
+    for net in (nn.Sequential(nn.Sequential(nn.Linear(2, 3))), MLP([2, 4, 3]), nn.Sequential(MLP([2, 4, 3]))):
+        with pytest.raises(Refused, match=r"^field: the last axis must have 2 numbers, got shape \(1, 2, 16\)"):
+            suits("field", x, net)
+
+
 def test_mlp_layers_and_refusals():
     kinds = [type(x) for x in MLP([3, 5, 2], activation="relu", dropout=0.5, norm=True)]
     assert kinds == [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Dropout, nn.Linear]
@@ -155,3 +171,20 @@ def test_recording_refuses_an_unknown_name_and_leaves_no_hook():
     with pytest.raises(Refused, match="no submodule 'encoderr'; did you mean 'encoder'"), recording(model, "encoder", "encoderr"):
         pass
     assert hooks(model) == 0
+
+
+def test_every_submodule_gets_its_own_mode_back():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout()).eval(), nn.Dropout())
+    net[1][1].train()
+    before = [m.training for m in net.modules()]
+    for part in (net, net.forward):  # a bound method counts as its module
+        with evaluating(part, net[1], None, torch.relu):
+            assert not any(m.training for m in net.modules())
+        assert [m.training for m in net.modules()] == before
+    with pytest.raises(ZeroDivisionError), evaluating(net):
+        _ = 1 / 0
+    assert [m.training for m in net.modules()] == before
+    with modes_kept(net):
+        assert [m.training for m in net.modules()] == before
+        net.eval()
+    assert [m.training for m in net.modules()] == before

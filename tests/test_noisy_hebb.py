@@ -102,6 +102,12 @@ def test_cliques_complete_erased_clusters():
     assert torch.equal(recall_clique(cues, cliques(messages, 8), 8), messages)
 
 
+def test_what_is_learned_is_of_the_messages_kind():
+    messages = sparse_messages(10, 30, 4, seeded())
+    one, other = (ConsolidatedHebb(steps=1, theta=1.0).learn(x, 2, generator=seeded()) for x in (messages, messages.double()))
+    assert other.W.dtype == other.counters.dtype == torch.float64 and torch.equal(other.W, one.W.double())
+
+
 def test_theta_bound_grows_with_noise():
     bounds = [theta_bound(1800, p, 8, 400) for p in (0.0, 0.01, 0.05)]
     assert bounds[0] == 1 and bounds[0] < bounds[1] < bounds[2]

@@ -33,6 +33,12 @@ def test_burgers_meets_cole_and_hopf_at_fourth_order():
     assert (exact - u0).abs().max() > 0.5
 
 
+@pytest.mark.parametrize("n", [15, 16])
+def test_cole_hopf_begins_at_u0_even_in_its_highest_mode(n):
+    u0 = torch.cos(2 * math.pi * (n // 2) * places(n))[None, None]  # 1, −1, 1, … on the even grid
+    assert torch.allclose(pde.cole_hopf(u0, 1e-9, 0.1), u0, atol=1e-5)
+
+
 def test_the_potential_solves_its_equation():
     x = places(64)
     U0 = (0.1 * torch.sin(2 * math.pi * (x[:, None] + x)) + 0.05 * torch.cos(2 * math.pi * x)[:, None])[None, None]

@@ -8,10 +8,11 @@ import pytest
 import scipy.sparse
 import torch
 
-from neuropil.brain import ridge as module
 from neuropil.brain.estimator import as_tensor
-from neuropil.brain.ridge import VoxelRidge, ridge_errors
+from neuropil.brain.ridge import VoxelRidge
 from neuropil.errors import Refused
+from neuropil.numerics import ridge as module
+from neuropil.numerics.ridge import eigenbasis, ridge, ridge_errors
 
 LAMBDAS = tuple(10.0**k for k in range(-3, 6))
 
@@ -174,7 +175,9 @@ def test_bad_input_is_refused():
         with pytest.raises(Refused, match=message):
             VoxelRidge(**options).fit(*arguments)
     with pytest.raises(Refused, match=r"^products of x: must be finite"):
-        module.eigenbasis(torch.full((3, 2), torch.inf))
+        eigenbasis(torch.full((3, 2), torch.inf))
+    with pytest.raises(Refused, match=r"^lambdas: must be above 0, got 0"):
+        ridge(torch.eye(2), torch.eye(2), torch.tensor([1.0, 0.0]))
     with pytest.raises(Refused, match="X has 4 features, but VoxelRidge is expecting 5"):
         VoxelRidge().fit(x, y).predict(x[:, :4])
     with pytest.raises(Refused, match="set_params: unknown 'lambda'; did you mean 'lambdas'"):

@@ -6,7 +6,14 @@ import numpy
 import pytest
 import torch
 
-from neuropil.brain.routing_encoder import EncodingModel, FactorisedEncoder, RoiReadout, TransformerBrainEncoder, region_masks
+from neuropil.brain.routing_encoder import (
+    EncodingModel,
+    FactorisedEncoder,
+    RoiReadout,
+    TransformerBrainEncoder,
+    evaluated,
+    region_masks,
+)
 from neuropil.errors import Refused
 from neuropil.lab.claims import select
 from neuropil.lab.run import measure
@@ -258,6 +265,13 @@ def test_a_decoder_layer_names_what_is_not_finite(at, name, value):
     with pytest.raises(Refused, match=f"^{name}: must be finite"):
         layer(*inputs)
     assert region_masks([[1, 0], [0, 1]]).tolist() == [[True, False], [False, True]]
+
+
+def test_evaluation_leaves_frozen_parts_frozen():
+    net = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm1d(3).eval())
+    x = torch.rand(5, 3)
+    assert torch.allclose(evaluated(net, x, block=2), x, atol=1e-4)
+    assert net.training and net[0].training and not net[1].training
 
 
 @pytest.mark.parametrize("claim", select("transformer-brain-encoder"), ids=lambda c: c.name)

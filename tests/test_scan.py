@@ -60,6 +60,22 @@ def test_compiled_equals_plain_in_values_and_gradients():
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_every_kind_of_cell_is_compiled(monkeypatch):
+    """More kinds than the 8 that torch compiles one code for; `dynamo` rather than the compiler counts."""
+    graphs = []
+    compiler = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **options: compiler(f, backend=lambda g, _: graphs.append(g) or g.forward, **options)
+    )
+    cells = [type(f"Cell{i}", (nn.Module,), {"forward": lambda self, x, h: (x + h, h)})() for i in range(12)]
+    with torch.no_grad():
+        for n, cell in enumerate(cells, start=1):
+            assert scan(cell, torch.ones(2, 3), torch.zeros(3), compiled=2)[0].sum() == 6
+            assert len(graphs) == n
+        scan(cells[0], torch.zeros(2, 3), torch.zeros(3), compiled=2)
+    assert len(graphs) == 12
+
+
 def test_truncation_cuts_the_gradient_at_its_border():
     x = torch.ones(6, 1, requires_grad=True)
     y, _ = scan(lambda x, h: (h + x, h + x), x, torch.zeros(1), truncate=3)
@@ -97,6 +113,22 @@ def test_linear_scan_of_matrices():
         h = (a[t] @ h[..., None])[..., 0] + b[t]
         expected.append(h)
     assert torch.allclose(linear_scan(a, b, matrix=True), torch.stack(expected))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_linear_scan_has_one_dtype_whatever_the_number_of_steps(steps):
+    a, b = torch.full((steps, 2), 1j), torch.ones(steps, 2)
+    assert linear_scan(a, b).dtype == linear_scan(b, a).dtype == torch.complex64
+    assert linear_scan(b, b, torch.zeros(2, dtype=torch.float64)).dtype == torch.float64
+    assert linear_scan(torch.tensor(0.5), b).dtype == torch.float32
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_linear_scan_under_vmap(steps):
+    a, b = torch.rand(3, steps, 2), torch.randn(3, steps, 2)
+    expected = torch.stack([linear_scan(*pair) for pair in zip(a, b, strict=True)])
+    torch.testing.assert_close(torch.vmap(linear_scan)(a, b), expected)
+    torch.testing.assert_close(torch.vmap(linear_scan, (None, 0))(a[0], b)[0], expected[0])
 
 
 def test_linear_scan_refuses():

@@ -2,13 +2,16 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import pytest
 import torch
-from scipy.special import betainc
+from scipy.special import betainc, ndtr
+from scipy.stats import binom
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from neuropil.errors import Refused
+from neuropil.memory import sdm
 from neuropil.memory.lookup import lookup
 from neuropil.memory.sdm import (
     SDM,
@@ -17,6 +20,7 @@ from neuropil.memory.sdm import (
     best_radius,
     cap_intersection,
     circle_intersection,
+    critical_distance,
     fit_beta,
     log_overlap,
     radius,
@@ -83,6 +87,30 @@ def test_signal_is_best_where_kanerva_says():
     """Kanerva: the best share of neurons is p = (2 m r)^(−1/3)."""
     d = best_radius(256, 1e6, 10_000)
     assert abs(d - radius(256, (2 * 1e4 * 1e6) ** (-1 / 3))) <= 1
+
+
+@pytest.mark.parametrize(("n", "d", "r", "m"), [(64, 15, 2.0**64, 1024), (20, 5, 1e3, 1), (64, 15, 1e200, 50)])
+def test_critical_distance_in_exact_numbers(n, d, r, m):
+    """Also where the square of o is no float."""
+    o = [Fraction(r) * circle_intersection(n, d, dv) / 2**n for dv in range(n + 1)]
+    crosstalk = (m - 1) * sum(Fraction(math.comb(n, k), 2**n) * (o[k] ** 2 + o[k]) for k in range(n + 1))
+    snr = [math.sqrt(o[dv] ** 2 / (o[dv] + crosstalk)) if o[dv] else 0.0 for dv in range(n // 2 + 1)]
+    away = (dv - 1 for dv in range(1, n // 2 + 1) if n * float(ndtr(-snr[dv])) >= dv)
+    assert critical_distance(n, d, r, m) == next(away, n // 2) > 0
+
+
+def test_critical_distance_of_more_bits_than_a_float_has_powers_of_two(monkeypatch):
+    """With o(dv) = r exp(−dv/20) by decree; the true overlaps of so many bits take a minute."""
+    n, r, m = 1100, 1e6, 200
+    monkeypatch.setattr(sdm, "log_overlap", lambda n, d: n * math.log(2) - torch.arange(n + 1.0, dtype=torch.float64) / 20)
+    o = r * (-torch.arange(n + 1.0, dtype=torch.float64) / 20).exp()
+    crosstalk = (m - 1) * (torch.from_numpy(binom.pmf(range(n + 1), n, 0.5)) * (o**2 + o)).sum()
+    wrong = n * ndtr(-o / (o + crosstalk).sqrt())
+    assert critical_distance(n, 500, r, m) == int((wrong[1:] >= torch.arange(1, n + 1)).int().argmax()) > 0
+
+
+def test_nothing_is_read_without_neurons():
+    assert critical_distance(32, 8, 0.0, 10) == critical_distance(32, 8, 0.0, 1) == 0
 
 
 def test_mean_weight_of_finite_memories_is_the_overlap():

@@ -101,6 +101,13 @@ def test_links_refuse_another_number_of_rows(method, rows, name):
         getattr(some_links(), method)(*(torch.ones(shape) for shape in rows))
 
 
+@pytest.mark.parametrize(("method", "rows"), [("sum", 6), ("back", 5)])
+def test_reordered_weights_alone_are_refused(method, rows):
+    links = some_links()
+    with pytest.raises(Refused, match=r"^by_source: reorders weights, which must be given, too"):
+        getattr(links, method)(torch.ones(rows, 2), by_source=torch.ones(len(links)))
+
+
 def test_links_made_by_hand_refuse_what_is_out_of_range():
     links = some_links()
     with pytest.raises(Refused, match=r"^target: must lie in 0 … 4, got -1"):

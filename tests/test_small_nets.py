@@ -47,6 +47,13 @@ def test_digits_are_learned_and_kept(fresh, train, few):
     assert again.notes == found.notes
 
 
+@pytest.mark.parametrize(
+    ("checkpoints", "kept"), [(0, []), (1, [0, 6]), (4, [0, 1, 3, 4, 6]), (6, list(range(7))), (9, list(range(7)))]
+)
+def test_as_many_checkpoints_as_asked_for_are_kept(fresh, checkpoints, kept):
+    assert digit_cnn(seed=3, width=1, steps=6, batch=2, checkpoints=checkpoints).steps == kept
+
+
 @pytest.mark.parametrize("hidden", [0, 32])
 def test_text_is_learned(fresh, hidden):
     found = text_gpt(seed=3, corpus="news", d=32, heads=2, layers=1, hidden=hidden, context=16, steps=60, batch=32)

@@ -1,6 +1,8 @@
 """`neuropil fit|render|export|view`: what they do for good input, and one clear line, nothing lost, for bad."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,11 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from neuropil import cli
+from neuropil import cli, data
+from neuropil.cli import style
 from neuropil.data.cameras import Cameras, orbit
 from neuropil.data.captures import write_capture
 from neuropil.data.scenes import Scene
 from neuropil.data.video import read_video, write_video
+from neuropil.lab import check as lab_check
+from neuropil.lab import race
+from neuropil.lab import run as lab_run
+from neuropil.report import bar
 from neuropil.studio import runs, scenes, shapes
 
 trimesh = pytest.importorskip("trimesh")
@@ -28,6 +35,7 @@ def sources(tmp_path_factory) -> Path:
     pixels = torch.randint(256, (6, 16, 24, 3), dtype=torch.uint8, generator=generator)
     Image.fromarray(pixels[0].numpy()).save(folder / "photo.png")
     Image.fromarray(pixels[1].numpy()).save(folder / "other.png")
+    Image.fromarray(numpy.full((1, 1), 30_000, numpy.uint16)).save(folder / "dot.png")
     write_video(folder / "clip.mp4", pixels, 10.0)
     write_video(folder / "still.mp4", pixels[:1], 10.0)
     sphere = trimesh.creation.icosphere(subdivisions=2)
@@ -37,6 +45,7 @@ def sources(tmp_path_factory) -> Path:
     holed.export(folder / "holed.ply")
     turned = trimesh.Trimesh(sphere.vertices, numpy.concatenate([sphere.faces[:9, ::-1], sphere.faces[9:]]), process=False)
     turned.export(folder / "turned.ply")
+    trimesh.Trimesh([[3.0, 4, 5]] * 3, [[0, 1, 2]], process=False).export(folder / "point.ply")
     trimesh.PointCloud(sphere.vertices).export(folder / "cloud.ply")
     (folder / "text.png").write_text("no picture")
     (folder / "text.mp4").write_text("no clip")
@@ -117,17 +126,20 @@ def test_a_capture_from_fit_to_film(field, call, tmp_path):
         ("fit image {s}/photo.png --field hahs", "did you mean 'hash'"),
         ("fit image {s}/photo.png --parameters 0", "parameters"),
         ("fit image {s}/photo.png --parameters 10", "parameters: the smallest 'hash' field"),
-        ("fit image {s}/photo.png --device tpu9", "device: 'tpu9'"),
+        ("fit image {s}/photo.png --device tpu9", "device: unknown 'tpu9'"),
+        ("fit image {s}/photo.png --device meta", "device: unknown 'meta'"),
         ("fit image {s}/photo.png --device cuda:77", "device: 'cuda:77'"),
         ("fit image {s}/none.png", "no file"),
         ("fit image {s}/text.png", "cannot read"),
         ("fit image {s}", "cannot read"),
+        ("fit image {s}/dot.png", "is 1x1 pixels"),
         ("fit video {s}/still.mp4", "one frame"),
         ("fit video {s}/text.mp4", "cannot read"),
         ("fit video {s}/none.mp4", "no file"),
         ("fit shape {s}/holed.ply", "holes: 9 edges belong to one face only"),
         ("fit shape {s}/turned.ply", "turned inconsistently"),
         ("fit shape {s}/cloud.ply", "no faces"),
+        ("fit shape {s}/point.ply", "one point"),
         ("fit shape {s}/text.obj", "mesh"),
         ("fit shape {s}/none.obj", "no file"),
         ("fit scene {s}/none", "no folder"),
@@ -267,6 +279,83 @@ def test_what_does_not_fit_the_run_is_one_line_and_loses_nothing(line, words, ru
     assert words in refuse(line)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fit image {s}/photo.png --parameters 5000 --seconds 0.05 --out file/x", "file/x: Not a directory"),
+        ("render run --out file/x.png", "file: File exists"),
+        ("render run --out folder.png", "folder.png: Is a directory"),
+        (f"render run --out {'a' * 300}.png", "a.png: File name too long"),
+    ],
+    ids=["below a file", "in a file", "a folder", "too long"],
+)
+def test_a_path_that_cannot_be_used_is_one_line_and_loses_nothing(line, words, run, refuse, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "folder.png").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert refuse(line).removeprefix("neuropil: ").startswith("cannot read or write ")
+    assert refuse(line).endswith(words)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def fails_with(error: BaseException):
+    """A function that does nothing else."""
+
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        (errno.EACCES, "neuropil: cannot read or write mine.npz: Permission denied"),  # of what was only read
+        (errno.ENOENT, "neuropil: cannot read or write mine.npz: No such file or directory"),
+        (errno.ENOSPC, "neuropil: cannot write mine.npz: No space left on device; nothing was half-written"),
+    ],
+    ids=errno.errorcode.get,
+)
+def test_an_error_of_reading_is_not_told_as_one_of_writing(code, line, refuse, monkeypatch):
+    monkeypatch.setattr(race, "settings", fails_with(OSError(code, os.strerror(code), "mine.npz")))
+    assert refuse("race operator --data mine.npz") == line
+
+
+@pytest.mark.parametrize("name", [None, cli.__file__], ids=["no file", "a file of the package"])
+def test_a_fault_that_is_not_the_users_keeps_its_traceback(name, monkeypatch):
+    monkeypatch.setattr(race, "settings", fails_with(OSError(errno.ENOENT, "gone", name)))
+    monkeypatch.setattr(sys, "argv", ["neuropil", "race", "operator"])
+    with pytest.raises(OSError, match="gone"):
+        cli.main()
+
+
+GOES_ON = "neuropil: interrupted; everything finished so far is kept, run the same command again to go on"
+
+
+@pytest.mark.parametrize(
+    ("line", "module", "name", "words"),
+    [
+        ("fit image {s}/photo.png --out new", runs, "fit", GOES_ON),
+        ("race operator --budget smoke --out new", race, "run", GOES_ON),
+        ("check hopfield", lab_check, "plan", GOES_ON),
+        ("data path photographs", data, "path", GOES_ON),
+        ("render run --out x.png", runs, "read", "neuropil: interrupted"),
+        ("run hopfield --budget smoke", lab_run, "measure", "neuropil: interrupted"),
+    ],
+    ids=["fit", "race", "check", "data", "render", "run"],
+)
+def test_an_interrupt_promises_to_go_on_only_where_that_is_so(line, module, name, words, call, monkeypatch):
+    monkeypatch.setattr(module, name, fails_with(KeyboardInterrupt()))
+    code, _, err = call(line)
+    assert code == 2 and err.strip().splitlines()[-1] == words
+
+
+def test_numbers_look_the_same_on_a_terminal_and_in_the_report():
+    facts = {"effect": -0.0123, "interval": [-0.02, -0.0], "expect": {"words": "less"}}
+    assert style.effect_words(facts) == "effect −0.0123 [−0.02, 0], expected less"
+    assert bar.interval(facts["interval"]) == "[−0.02, 0]" and bar.interval(None) == style.interval(None) == ""
 
 
 def test_the_real_process_ends_in_one_line_too(sources, tmp_path):

@@ -12,6 +12,7 @@ import threading
 import numpy
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import mse_loss
 
 from neuropil.errors import Refused
@@ -96,6 +97,20 @@ def test_report_gets_every_step_and_the_mode_comes_back():
     assert not model.training
 
 
+def test_frozen_parts_stay_frozen():
+    """In the steps, where a report changes modes, and afterwards."""
+    model = nn.Sequential(nn.BatchNorm1d(1).eval(), nn.Linear(1, 1), nn.Dropout(0.1))
+    seen = []
+
+    def loss(f, b):
+        seen.append([m.training for m in f])
+        return noisy(f, b)
+
+    train(model=model, loss=loss, report=lambda what, fraction: model.eval() if fraction < 0.5 else model.train())
+    assert seen == [[False, True, True]] * STEPS
+    assert [m.training for m in model] == [False, True, True] and not model[0].running_mean.any()
+
+
 def test_every_epoch_is_a_permutation():
     batch = minibatches([torch.arange(12)], size=4, seed=3)
     epochs = [torch.cat([batch(3 * epoch + part)[0] for part in range(3)]) for epoch in range(2)]
@@ -161,6 +176,41 @@ def test_all_generators_are_kept(tmp_path):
     expected = random.random(), numpy.random.rand(), torch.rand(1).item()
     checkpoint.restore_random_state(before, cpu)
     assert expected == (random.random(), numpy.random.rand(), torch.rand(1).item())
+
+
+class Generators:
+    """What torch.cuda would have: the state of each device is a number."""
+
+    def __init__(self, monkeypatch, in_use):
+        self.states = [11, 12]
+        for name, fake in {
+            "is_initialized": lambda: in_use,
+            "device_count": lambda: 2,
+            "get_rng_state": lambda device: self.states[device],
+            "set_rng_state": lambda state, device: self.states.__setitem__(device, state),
+            "manual_seed_all": lambda seed: self.states.__setitem__(slice(None), [seed, seed]),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+
+@pytest.mark.parametrize("in_use", [True, False])
+def test_seeds_in_a_block_do_not_reach_the_devices_generators_after_it(monkeypatch, in_use):
+    torch.manual_seed(5)
+    cuda = Generators(monkeypatch, in_use)
+    with pytest.raises(KeyError), checkpoint.randomness_kept():
+        torch.manual_seed(6)
+        random.seed(6)
+        assert cuda.states == [6, 6]
+        raise KeyError
+    assert cuda.states == ([11, 12] if in_use else [5, 5])
+
+
+def test_a_dict_that_would_be_read_as_a_tensor_is_refused(tmp_path):
+    for state in ({"tensor": "x"}, {"a": [torch.zeros(1), {"tensor": "0"}]}, {"tensor": {"tensor": 1}}, {"tensor": torch.zeros(1)}):
+        with pytest.raises(Refused, match="state: a dict whose only key is 'tensor'"):
+            checkpoint.save(tmp_path, 1, {}, state)
+    both = {"tensor": "x", "other": torch.ones(1)}
+    assert checkpoint.unflatten(*checkpoint.flatten(both)) == both
 
 
 def test_an_error_anywhere_goes_on_from_the_checkpoint_before(tmp_path):

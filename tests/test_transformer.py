@@ -71,11 +71,20 @@ def test_rotary_scores_depend_on_the_distance_only():
     torch.testing.assert_close(rotate(q.expand(6, 8)), torch.cat([turned.real, turned.imag], -1), rtol=1e-5, atol=1e-6)
 
 
+def test_rotary_angles_are_as_fine_as_what_they_turn():
+    n, c = 5_000, 8
+    angles = torch.arange(n, dtype=torch.float64)[:, None] * 10_000.0 ** (-torch.arange(c // 2, dtype=torch.float64) / (c // 2))
+    turned = rotate(torch.cat([torch.ones(n, c // 2), torch.zeros(n, c // 2)], -1).double())
+    torch.testing.assert_close(turned, torch.cat([angles.cos(), angles.sin()], -1), rtol=0, atol=1e-11)
+    assert rotate(torch.ones(3, 4).bfloat16()).dtype == torch.bfloat16
+
+
 def test_attended_positions_leave_values_alone():
     model = Attention(8, 2, "attended", context=5)
     x = torch.randn(3, 5, 8)
-    with record(model, "v", "q") as seen:
+    with record(model, "v", "q", "value") as seen:
         model(x)
+    assert len(seen["value"]) == 1
     value, query = (w(y).unflatten(-1, (2, 4)).transpose(1, 2) for w, y in ((model.value, x), (model.query, x + model.place)))
     torch.testing.assert_close(seen["v"][0], value)
     torch.testing.assert_close(seen["q"][0], query)
@@ -238,9 +247,13 @@ def test_an_interrupted_training_leaves_nothing(kept):
 def test_what_the_key_would_not_see_is_refused(kept):
     import functools
 
-    d = 2
+    d, rest, tensor = 2, (2,), torch.zeros(2)
     for bad, message in (
         (lambda: trained("net", lambda: make(d), train, seed=0), "closes over d, which the key does not see"),
+        (lambda: trained("net", lambda: make(*rest), train, seed=0), "closes over rest, which the key does not see"),
+        (lambda: trained("net", make, lambda model, keep: tensor, seed=0), "closes over tensor, which the key does not see"),
+        (lambda: trained("net", lambda n=d: make(n), train, seed=0), "has defaults for n, which the key does not see"),
+        (lambda: trained("net", lambda *, n=[2]: make(*n), train, seed=0), "has defaults for n, which"),
         (lambda: trained("net", functools.partial(make, 2), train, seed=0), "partial"),
         (lambda: trained("a/b", make, train, seed=0, settings={"d": 2}), "name: letters"),
         (lambda: trained("net", make, train, seed=0, settings={"d": make}), "settings must be JSON's plain values"),
@@ -248,6 +261,12 @@ def test_what_the_key_would_not_see_is_refused(kept):
     ):
         with pytest.raises(Refused, match=message):
             bad()
+
+
+def test_functions_classes_and_modules_may_be_closed_over():
+    function, kind, made = make, nn.Linear, module
+    assert code_of(lambda: (function, kind, made)) == code_of(make)
+    assert code_of(lambda f=function: f) == code_of(make)
 
 
 def test_a_net_of_other_shape_is_refused(kept, monkeypatch):

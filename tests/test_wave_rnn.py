@@ -83,6 +83,11 @@ def test_wave_speed_of_pulses(speed, direction):
     assert abs(wave_speed(pulse) - speed) < 0.05
 
 
+def test_wave_speed_works_where_the_states_are():
+    with pytest.raises(RuntimeError, match="item"):  # all but the last step, to read the number: there is none on this device
+        wave_speed(torch.zeros(8, 4, device="meta"))
+
+
 @pytest.mark.parametrize("claim", select("wave-rnn"), ids=lambda c: c.name)
 def test_claims_run(claim):
     row, pictures = measure(claim, 0, "smoke", draw=True)

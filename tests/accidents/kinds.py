@@ -14,7 +14,8 @@ import torch
 
 from accidents import writes
 from neuropil import catalog, data
-from neuropil.lab import evidence
+from neuropil.lab import evidence, race
+from neuropil.races import own
 from neuropil.studio import pictures, runs
 from neuropil.training import checkpoint, trained
 
@@ -134,6 +135,10 @@ def _fetched(file: Path) -> Any:
         return writes.sources.path("made", "a.txt").read_bytes()
 
 
+def _own(file: Path) -> Any:
+    return plain(own.arrays(str(file), {"x": 2}))
+
+
 def _trained_again(file: Path) -> Any:
     root = file.parents[2]
     with mock.patch.dict(os.environ, NEUROPIL_DATA=str(root)):
@@ -198,6 +203,10 @@ def kinds() -> list[Kind]:
         ),
         Kind("state.safetensors", _after(writes._fit_image, "run/state.safetensors"), _goes_on, ALL),
         Kind("evidence", _after(writes._evidence, "slug/*.json"), lambda f: plain(evidence.read(f)), CUT),
+        Kind("race.json", _after(writes._race, "race/race.json"), lambda f: plain(race.read(f.parent)), CUT),
+        Kind("own arrays (npz)", _named("a.npz", lambda f: np.savez(f, x=noise(6, 5))), _own, CUT),
+        Kind("own arrays (npz, packed)", _named("a.npz", lambda f: np.savez_compressed(f, x=noise(6, 5))), _own, CUT),
+        Kind("own arrays (npy)", _named("a.npy", lambda f: np.save(f, noise(6, 5))), _own, CUT),
         Kind("checkpoint", _after(writes._checkpoint, "step-00000003/model.safetensors"), lambda f: plain(_only(f)), ALL),
         Kind("checkpoint's state", _after(writes._checkpoint, "step-00000003/state.json"), lambda f: plain(_only(f)), CUT),
         Kind("trained net", _after(writes._trained, "trained/net/*.safetensors"), _trained_again, ALL),

@@ -1,4 +1,4 @@
-"""Everything that the library writes, each as one action that may be stopped anywhere and gone on with."""
+"""What the library writes and goes on with, each as one action that may be stopped anywhere and gone on with."""
 
 import atexit
 import contextlib
@@ -25,8 +25,9 @@ from neuropil.data.cameras import Cameras, look_at
 from neuropil.data.captures import read_capture, write_capture
 from neuropil.data.scenes import Scene
 from neuropil.files import sha256, write_json
-from neuropil.lab import check, evidence
+from neuropil.lab import check, evidence, race
 from neuropil.lab.claims import select
+from neuropil.lab.expect import Metric
 from neuropil.studio import runs
 from neuropil.studio.pictures import image_fit
 from neuropil.studio.scenes import scene_fit
@@ -60,6 +61,7 @@ def writes(slow: bool) -> list[Write]:
         Write("a fit of a photograph", _fit_image, _run_value, _steps),
         Write("evidence", _evidence, _rows, _rows_kept),
         Write("neuropil check", _check, _measured, _rows_kept),
+        Write("neuropil race", _race, _raced, _raced_kept),
         Write("fetched data", _fetch, _fetched),
         Write("a capture", _capture, _capture_value),
         Write("a checkpoint", _checkpoint, _checkpoint_value, _checkpoint_kept),
@@ -140,6 +142,58 @@ def _check(folder: Path, version: int) -> None:
         claims = select(CLAIM)
         jobs, _ = check.plan(claims, "smoke", range(2 * version))
         check.check(jobs, (check.Done(job, *check.work(job)) for job in jobs), lambda done: None)
+
+
+# ---------------------------------------------------------------- races
+
+
+def _toy_role() -> race.Role:
+    """Two entries that cost nothing."""
+
+    def one(seed: int) -> float:
+        """One."""
+        return 1.0 + seed
+
+    def two(seed: int) -> float:
+        """Two."""
+        return 2.0 - seed
+
+    return race.Role(
+        name="toy",
+        metric=Metric("score", "higher"),
+        parameters=10,
+        wanted="nothing",
+        prepare=lambda course: None,
+        measure=lambda build, data, course: race.Score(build(course.trial.seed), 10, {}, {"x": torch.ones(50)}),
+        draw=lambda data, found: _Drawing(),
+        baselines=(one, two),
+    )
+
+
+class _Drawing:
+    """A picture that needs no matplotlib."""
+
+    def savefig(self, file: Any, **options: Any) -> None:
+        file.write(b"\x89PNG" * 50)
+
+
+def _race(folder: Path, version: int) -> None:
+    with mock.patch.object(race, "optional", lambda *names: mock.MagicMock()):
+        race.run(_toy_role(), race.Settings("smoke", 10, None, "", ""), 2 * version, folder / "race")
+
+
+def _raced(folder: Path) -> Any:
+    """The ranking, and the whole results below it."""
+    places = [(one["entry"], one["mean"]) for one in race.read(folder / "race")["ranking"]]
+    return places, sorted((key, row["value"]) for key, row in _results(folder).items())
+
+
+def _results(folder: Path) -> dict[tuple[str, int], Any]:
+    return race.stored(folder / "race", race.fingerprints("toy"))
+
+
+def _raced_kept(folder: Path) -> set[Hashable]:
+    return {json.dumps(row) for row in _results(folder).values()}
 
 
 # ---------------------------------------------------------------- data

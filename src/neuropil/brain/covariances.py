@@ -119,5 +119,5 @@ def tangent_space(C: Float[Tensor, "n c c"], at: Float[Tensor, "c c"]) -> Float[
     finite("at", at)
     whitening = spectral(at, "inverse sqrt")
     L = spectral(whitening @ C @ whitening, "log")
-    i, j = torch.triu_indices(*L.shape[-2:])
-    return L[:, i, j] * torch.where(i == j, 1.0, math.sqrt(2)).to(L)
+    i, j = torch.triu_indices(*L.shape[-2:], device=L.device)
+    return L[:, i, j] * torch.where(i == j, L.new_ones(()), math.sqrt(2))

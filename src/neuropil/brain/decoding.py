@@ -201,9 +201,9 @@ def log_band_power(signals: Float[Tensor, "n c t"], rate: float) -> tuple[Float[
     'alpha'
     """
     x = signals.double()  # MEG is of the order of 1e-13 T, too little to square in float32
-    window = torch.hann_window(x.shape[-1], dtype=x.dtype)
+    window = torch.hann_window(x.shape[-1], dtype=x.dtype, device=x.device)
     power = torch.fft.rfft((x - x.mean(-1, keepdim=True)) * window).abs().square()
-    hz = torch.fft.rfftfreq(signals.shape[-1], 1 / rate)
+    hz = torch.fft.rfftfreq(signals.shape[-1], 1 / rate)  # on the CPU: looking at it below waits for no device
     inside = {band: (hz >= low) & (hz < high) for band, (low, high) in BANDS.items()}
     bands = tuple(band for band, at in inside.items() if bool(at.any()))
     if not bands:
@@ -218,7 +218,7 @@ def log_covariance(signals: Float[Tensor, "n c t"], shrinkage: float = 0.1) -> F
     """
     centred = (signals - signals.mean(-1, keepdim=True)).double()
     C = covariances(centred) / signals.shape[-1]
-    identity = torch.eye(C.shape[-1], dtype=C.dtype)
+    identity = torch.eye(C.shape[-1], dtype=C.dtype, device=C.device)
     mean = C.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
     return tangent_space((1 - shrinkage) * C + shrinkage * mean * identity, identity).float()
 

@@ -27,6 +27,7 @@ from neuropil.brain.coordinated_dropout import coordinated_dropout, passing
 from neuropil.brain.spikes import poisson_nll
 from neuropil.errors import Refused, choose
 from neuropil.nn.checks import at_least, fits, same_kind
+from neuropil.nn.modes import evaluating
 from neuropil.nn.scan import scan
 
 LATENTS = ("langevin", "free")
@@ -223,13 +224,8 @@ class LangevinFlow(nn.Module):
         """Spikes a bin, the mean over `samples` draws of the latents; without gradients, without dropout."""
         if samples < 1:
             raise Refused(f"samples: must be at least 1, got {samples}")
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                return torch.stack([self(counts, generator)[0].exp() for _ in range(samples)]).mean(0)
-        finally:
-            self.train(training)
+        with torch.no_grad(), evaluating(self):
+            return torch.stack([self(counts, generator)[0].exp() for _ in range(samples)]).mean(0)
 
     def loss(
         self,

@@ -1,111 +1,25 @@
 """Ridge regression of many voxels on the same features, each voxel with its own cross-validated penalty λ.
 
-    w_v = argmin ‖y_v − X w − b‖² + λ_v ‖w‖²  =  P diag(1 / (s² + λ_v)) Qᵀ y_v
+    w_v, b_v = argmin ‖y_v − X w − b‖² + λ_v ‖w‖²
 
-    primal, n ≥ p:  XᵀX = V s² Vᵀ,  P = V,     Q = X V                        (X, y centred; b is not penalised)
-    dual,   n < p:  XXᵀ = U s² Uᵀ,  P = XᵀU,   Q = U
-
-One eigendecomposition a fold serves all penalties and voxels. With A = X_val P, one product [A diag(1/(s² + λ₁)); …] Qᵀy gives the
-predictions of all penalties: n_val k l numbers a voxel, where forming the weights first costs p k l more. λ_v has the least mean
-over folds of the squared error of the left-out samples; then w_v is fitted on all samples. (Hoerl & Kennard 1970; the encoding
-models of Nunez-Elizalde, Huth & Gallant 2019 and of himalaya, Dupré la Tour et al. 2022, whose RidgeCV this equals.)
+λ_v has the least mean over folds of the squared error of the left-out samples; then w_v is fitted on all samples. How one
+decomposition a fold serves all penalties and voxels is in `numerics.ridge`. (Hoerl & Kennard 1970; the encoding models of
+Nunez-Elizalde, Huth & Gallant 2019 and of himalaya, Dupré la Tour et al. 2022, whose RidgeCV this equals.)
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import linear
 
 from neuropil.brain.estimator import Estimator, as_tensor, like
 from neuropil.brain.scores import require_varying
 from neuropil.errors import Refused
-from neuropil.nn.checks import finite, same_kind, some
+from neuropil.numerics.ridge import ridge, ridge_errors
 
 LAMBDAS = tuple(10 ** (k / 2) for k in range(-4, 17))  # 0.01 … 1e8
-BLOCK = 2**22  # numbers that are formed at once
-
-
-def eigenbasis(x: Float[Tensor, "n p"]) -> tuple[Float[Tensor, "p k"], Float[Tensor, "n k"], Float[Tensor, "k"]]:
-    """P, Q and s² of centred features: ``w = P (Qᵀ y / (s² + λ))``, k = min(n, p). By float64, so that small λ are safe.
-
-    O(n p k + k³) time, O(k² + k (n + p)) memory. `Refused` (on the CPU) for features that are not finite.
-
-    >>> P, Q, s2 = eigenbasis(torch.tensor([[2.0], [-2.0]]))
-    >>> P @ (Q.T @ torch.tensor([1.0, -1.0]) / (s2 + 8.0))   # Σxy / (Σx² + λ) = 4 / 16
-    tensor([0.2500])
-    """
-    z = x.double()
-    if len(z) < z.shape[1]:
-        gram = z @ z.T
-        finite("products of x", gram)
-        s2, u = torch.linalg.eigh(gram)
-        p, q = z.T @ u, u
-    else:
-        gram = z.T @ z
-        finite("products of x", gram)
-        s2, v = torch.linalg.eigh(gram)
-        p, q = v, z @ v
-    return p.to(x), q.to(x), s2.clamp(min=0).to(x)
-
-
-def ridge(x: Float[Tensor, "n p"], y: Float[Tensor, "n v"], lambdas: Float[Tensor, "v"]) -> Float[Tensor, "p v"]:
-    """The weights for centred features, each voxel with its penalty. O(n p k + k³ + k (n + p) v) time, k = min(n, p).
-
-    >>> ridge(torch.tensor([[2.0], [-2.0]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([8.0]))
-    tensor([[0.2500]])
-    """
-    some("x", x, 0)
-    same_kind("y", y, x)
-    same_kind("lambdas", lambdas, x)
-    p, q, s2 = eigenbasis(x)
-    weights = y.new_empty(x.shape[1], y.shape[1])
-    for part in _blocks(y.shape[1], 2 * len(x)):
-        centred = y[:, part] - y[:, part].mean(0)
-        weights[:, part] = p @ ((q.T @ centred) / (s2[:, None] + lambdas[part]))
-    return weights
-
-
-def ridge_errors(
-    x: Float[Tensor, "n p"], y: Float[Tensor, "n v"], lambdas: Float[Tensor, "l"], fold: Int[Tensor, "n"]
-) -> Float[Tensor, "l v"]:
-    """Mean over folds of each penalty's mean squared error on the fold's samples, fitted to all others (not centred before).
-
-    O(Σ_folds n p k + k³ + (n + n_val l) k v) time; memory of the features once more and of a block of 4 million numbers.
-
-    >>> x = torch.arange(6.0)[:, None]
-    >>> ridge_errors(x, 2 * x, torch.tensor([1e-6, 1e6]), torch.tensor([0, 1, 0, 1, 0, 1])).round()
-    tensor([[ 0.],
-            [15.]])
-    """
-    some("lambdas", lambdas)
-    same_kind("y", y, x)
-    same_kind("lambdas", lambdas, x)
-    errors = y.new_zeros(len(lambdas), y.shape[1])
-    numbers = fold.unique()
-    if len(numbers) < 2:
-        raise Refused(f"fold: at least 2 folds are needed, got {len(numbers)}")
-    for number in numbers:
-        left = fold == number
-        x_mean = x[~left].mean(0)
-        p, q, s2 = eigenbasis(x[~left] - x_mean)
-        shrunk = ((x[left] - x_mean) @ p) / (s2 + lambdas[:, None, None])  # A diag(1/(s² + λ)), all λ
-        shrunk = shrunk.flatten(0, 1)
-        for part in _blocks(y.shape[1], len(shrunk) + 2 * len(x)):
-            train, rest = y[~left, part], y[left, part]
-            mean = train.mean(0)
-            predicted = shrunk @ (q.T @ (train - mean))
-            missed = predicted.unflatten(0, (len(lambdas), -1)).sub_(rest - mean)
-            errors[:, part] += torch.linalg.vector_norm(missed, dim=1).square_() / (len(rest) * len(numbers))
-    return errors
-
-
-def _blocks(voxels: int, each: int) -> Iterator[slice]:
-    """The voxels in parts that need `BLOCK` numbers, if each needs `each`."""
-    size = max(1, BLOCK // each)
-    return (slice(start, start + size) for start in range(0, voxels, size))
 
 
 class VoxelRidge(Estimator):
@@ -158,9 +72,8 @@ class VoxelRidge(Estimator):
             raise Refused(f"lambdas: positive penalties are needed, got {self.lambdas}")
         self.errors_ = ridge_errors(x, columns, lambdas, self._fold(n).to(x.device))
         chosen = lambdas[self.errors_.argmin(0)]
-        x_mean, y_mean = x.mean(0), columns.mean(0)
-        coef = ridge(x - x_mean, columns, chosen).T
-        found = {"coef_": coef, "intercept_": y_mean - coef @ x_mean, "lambda_": chosen}
+        W, b = ridge(x, columns, chosen)
+        found = {"coef_": W.T, "intercept_": b, "lambda_": chosen}
         for name, value in found.items():
             setattr(self, name, like(value if target.ndim > 1 else value[0], X))
         self.errors_ = like(self.errors_, X)

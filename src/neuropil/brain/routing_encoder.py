@@ -26,6 +26,7 @@ from neuropil.brain.estimator import Estimator, as_tensor, like
 from neuropil.brain.scores import pearson, require_varying
 from neuropil.errors import Refused, choose
 from neuropil.nn.checks import at_least, fits, same_kind
+from neuropil.nn.modes import evaluating
 from neuropil.nn.positions import sine_pos_2d
 from neuropil.nn.query_decoder import QueryDecoderLayer
 from neuropil.nn.sites import record
@@ -228,16 +229,13 @@ def best_epoch(
 
 @torch.no_grad()
 def evaluated(model: nn.Module, features: Tensor, block: int = 256) -> Tensor:
-    """What the model puts out in evaluation, `block` pictures at a time; its mode is as before afterwards.
+    """What the model puts out in evaluation, `block` pictures at a time; the modes of its parts are as before afterwards.
 
     >>> evaluated(nn.Dropout(), torch.ones(3))
     tensor([1., 1., 1.])
     """
-    was = model.training
-    model.eval()
-    out = torch.cat([model(part) for part in features.split(block)])
-    model.train(was)
-    return out
+    with evaluating(model):
+        return torch.cat([model(part) for part in features.split(block)])
 
 
 class EncodingModel(Estimator):

@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -27,8 +28,11 @@ COMMANDS = {
     "data": ("data", "The real data that claims run on: list, get, path."),
 }
 
-# No room (of the disk, of the quota, of what a file may grow to), or no permission: the user's to mend.
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
+# What only writing ends in: no room (of the disk, of the quota, of what a file may grow to), or a disk that is read only.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# Commands that keep each finished part and, called again, do only the rest.
+GO_ON = {"check", "race", "fit", "data"}
+PACKAGE = Path(__file__).parents[1]
 
 
 class Lazy(click.Group):
@@ -59,7 +63,7 @@ def neuropil() -> None:
 
 
 def main() -> None:
-    """Run the command line: bad input, a full disk or Ctrl-C end in one clear line and exit code 2."""
+    """Run the command line: bad input, a path that cannot be used, a full disk or Ctrl-C end in one clear line and exit code 2."""
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # a product's last bits then do not hang on where its memory lies
     try:
         code = neuropil.main(prog_name="neuropil", standalone_mode=False)
@@ -72,14 +76,18 @@ def main() -> None:
     except click.ClickException as error:
         _stop(error.format_message())
     except (KeyboardInterrupt, click.Abort):
-        _stop("interrupted; everything finished so far is kept, run the same command again to go on")
+        goes_on = GO_ON.intersection(sys.argv[1:2])
+        kept = "; everything finished so far is kept, run the same command again to go on"
+        _stop(f"interrupted{kept if goes_on else ''}")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        _stop(f"cannot write {error.filename or 'a file'}: {error.strerror}; nothing was half-written")
+        if error.errno in CANNOT_WRITE:
+            _stop(f"cannot write {error.filename or 'a file'}: {error.strerror}; nothing was half-written")
+        if not isinstance(error.filename, str) or Path(error.filename).absolute().is_relative_to(PACKAGE):
+            raise  # no file of the user's: a fault of ours
+        _stop(f"cannot read or write {error.filename}: {error.strerror}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from neuropil import catalog
-from neuropil.cli.run import progress_bar, seeds_of
-from neuropil.cli.style import effect_words, verdict_text
+from neuropil.cli.run import seeds_of
+from neuropil.cli.style import effect_words, progress_bar, verdict_text
 from neuropil.errors import Refused, choose
 from neuropil.lab import evidence
 from neuropil.lab.claims import Claim, select

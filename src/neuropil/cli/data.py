@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from neuropil import data
+from neuropil.cli.style import progress_bar
 from neuropil.errors import Refused
 
 
@@ -53,11 +53,10 @@ def get_(names: tuple[str, ...], everything: bool) -> None:
         raise Refused("data get: give names or --all (see `neuropil data list`)")
     # All names are checked before the first download.
     wanted = [data.source(name) for name in (data.sources() if everything else names)]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("data", total=len(wanted))
+    with progress_bar() as progress:
+        task = progress.add_task("data", total=len(wanted), note="")
         for source in wanted:
-            progress.update(task, description=f"{source.name} from {source.requirement}")
+            progress.update(task, note=f"{source.name} from {source.requirement}")
             data.path(source.name)
             progress.advance(task)
     for source in wanted:

@@ -1,13 +1,11 @@
 """`neuropil decode FILE`: from your own EEG, spike or fMRI file to a decoding score with its control, in one command."""
 
 import json
-import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from neuropil.cli.style import progress_bar
 from neuropil.errors import Refused
 
 FILE = click.Path(path_type=Path)
@@ -58,9 +56,8 @@ def decode_(
 
     if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
         raise Refused(f"picture: must end in .png, .svg or .pdf, got {str(picture)!r}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(f"decode {file.name}", total=permutations + 1)
+    with progress_bar() as progress:
+        task = progress.add_task(f"decode {file.name}", total=permutations + 1, note="")
         result = decoding.decode_file(
             file,
             events,
@@ -74,7 +71,7 @@ def decode_(
             folds=folds,
             times=permutations,
             generator=torch.Generator().manual_seed(seed),
-            advance=lambda: bar.advance(task),
+            advance=lambda: progress.advance(task),
         )
     if picture is not None:
         with replacing(picture) as temporary:

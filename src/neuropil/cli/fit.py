@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from neuropil.cli.style import progress_bar
 from neuropil.errors import Refused
 
 
@@ -103,21 +102,15 @@ def _fit(
 ) -> None:
     import torch
 
+    from neuropil.lab.run import check_device
     from neuropil.studio import runs
 
     runs.check_seconds(seconds)
     if parameters is not None and parameters < 1:
         raise Refused(f"parameters: at least 1, got {parameters}")
-    try:
-        where = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise Refused(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]})") from None
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} s"))
-    note = TextColumn("[bold]{task.fields[note]}")
-    with Progress(
-        *columns, TimeElapsedColumn(), note, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as progress:
-        task = progress.add_task(f"{name} on {source.name}", total=seconds, note="reading")
+    where = torch.device(check_device(device))
+    with progress_bar() as progress:
+        task = progress.add_task(f"{name} on {source.name}, seconds", total=seconds, note="reading")
         job = prepare(source, name, parameters, where)
 
         def report(done: float, step: int, psnr: float) -> None:

@@ -9,8 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from neuropil.cli.run import progress_bar
-from neuropil.cli.style import interval, number
+from neuropil.cli.style import interval, number, progress_bar
 from neuropil.errors import choose
 from neuropil.lab import race
 from neuropil.lab.expect import Metric
@@ -57,11 +56,17 @@ def roles_table() -> Table:
     help="Your own data instead of the role's. image-field: a photograph; video-field: a clip; shape-field: a closed mesh, "
     "or 'duck', 'soccerball', 'teddy'; "
     "associative-memory: a folder of pictures, or .npy/.npz `patterns` (m, d); sequence-cell: .npz `x` (n, t, d), "
-    "`y` (n) or (n, t), or 'copy', 'adding'; learning-rule: .npz `x` (n, …), `y` (n); "
+    "`y` (n) or (n, t): classes, or numbers that are right within a quarter of their deviation, or 'copy', 'adding'; "
+    "learning-rule: .npz `x` (n, …), `y` (n); "
     "set-and-graph-layer: .npz `node`, `edge` (p), `labels` (n), perhaps `x` (n, d); "
     "voxel-encoder: .npz `tokens` (n, h, w, c), `responses` (n, v), perhaps `rois` (r, v); operator: .npz `x`, `y` (n, c, h, h).",
 )
-@click.option("--parameters", type=int, default=None, help="Numbers that each entry may have; the role has a default.")
+@click.option(
+    "--parameters",
+    type=int,
+    default=None,
+    help="Numbers that each entry may have at most; the role has a default. Memories' sizes follow from the patterns.",
+)
 @click.option("--seconds", type=float, default=None, help="Seconds of training for each entry and seed, instead of equal steps.")
 @click.option("--seeds", default=3, show_default=True, type=int, help="How many seeds, from 0.")
 @click.option("--budget", default="quick", show_default=True, help=f"One of {', '.join(BUDGETS)}.")
@@ -95,7 +100,7 @@ def race_(
     with progress_bar() as progress:
         task = progress.add_task(role, total=1, note="")
 
-        def report(what: str, done: float, total: int) -> None:
+        def report(what: str, done: float | int, total: int) -> None:
             progress.update(task, completed=done, total=total, note=what)
 
         facts = race.run(chosen, asked, seeds, folder, report)

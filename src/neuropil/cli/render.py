@@ -1,13 +1,11 @@
 """`neuropil render RUN`: a film of a fitted scene, shape or clip, or a picture of a fitted photograph, at any size."""
 
 import re
-import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from neuropil.cli.style import progress_bar
 from neuropil.errors import Refused
 
 
@@ -29,10 +27,9 @@ def render_(folder: Path, path: str | None, frames: int, size: str | None, rate:
     if not 0 < rate <= 240:
         raise Refused(f"rate: must lie in (0, 240], got {rate:g}")
     run = runs.read(folder)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(f"render {folder.name}", total=frames)
-        export.film(run, path, frames, parse_size(size), rate, out, lambda: bar.advance(task))
+    with progress_bar() as progress:
+        task = progress.add_task(f"render {folder.name}", total=frames, note="")
+        export.film(run, path, frames, parse_size(size), rate, out, lambda: progress.advance(task))
     click.echo(out)
 
 

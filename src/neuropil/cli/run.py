@@ -5,23 +5,12 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
-from neuropil.cli.style import effect_words, number, verdict_text
+from neuropil.cli.style import effect_words, number, progress_bar, verdict_text
 from neuropil.errors import Refused, choose
 from neuropil.lab.claims import Claim, select
 from neuropil.lab.trial import BUDGETS
-
-
-def progress_bar() -> Progress:
-    """The one look of progress: on stderr, so that stdout stays clean for results."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, TextColumn("[dim]{task.fields[note]}"), console=Console(stderr=True), transient=True)
 
 
 def seeds_of(first: int, count: int) -> range:

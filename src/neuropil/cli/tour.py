@@ -7,7 +7,8 @@ from rich.console import Console
 
 from neuropil import catalog
 from neuropil.cli.check import verdict_table
-from neuropil.cli.run import progress_bar, run_claim, seeds_of
+from neuropil.cli.run import run_claim, seeds_of
+from neuropil.cli.style import progress_bar
 from neuropil.lab.claims import select
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.io
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from neuropil.data.containers import Bold, Images, Series, SpikeTrain, Table, Trials
@@ -64,14 +64,27 @@ def photographs(name: str) -> Float[Tensor, "h w"] | Float[Tensor, "h w 3"]:
 
 
 def picture(file: Path) -> Float[Tensor, "h w"] | Float[Tensor, "h w 3"]:
-    """An image file as float32 in [0, 1]: (h, w) if it is grey, else (h, w, 3); `Refused` by name if unreadable."""
+    """An image file as float32 in [0, 1], turned as its camera says: (h, w) if it is grey, else (h, w, 3).
+
+    What is transparent lies on white. Integer grey above 8 bits is divided by 65,535, floating grey by 255 if any of it is above 1,
+    else by 1; then it is clipped, NaN to black. `Refused` by name if there is no such file or it cannot be read.
+    """
     try:
-        with Image.open(file) as image:
-            deep = image.mode.startswith("I")  # 16 bits: conversion to "L" would clip them
-            array = np.asarray(image if deep else image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        with Image.open(file) as stored:
+            image = ImageOps.exif_transpose(stored)
+            if image.mode.startswith(("I", "F")):  # Pillow would clip these to 8 bits, not scale them
+                array = np.nan_to_num(np.asarray(image, dtype=np.float32))
+                peak = 65535 if image.mode.startswith("I") else 255 if array.max() > 1 else 1
+                return torch.from_numpy(array.clip(0, peak) / np.float32(peak))
+            grey = image.mode in ("1", "L", "LA")
+            if image.has_transparency_data:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            array = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.float32)
+    except FileNotFoundError:
+        raise Refused(f"image: no file {file}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Refused(f"image: cannot read {file} ({error})") from None
-    return torch.from_numpy(array.astype(np.float32) / np.float32(65535 if deep else 255))
+        raise Refused(f"image: cannot read {file} ({' '.join(str(error).split())[:160]})") from None
+    return torch.from_numpy(array / np.float32(255))
 
 
 def faces() -> Images:

@@ -67,7 +67,7 @@ def filtered(x: Float[Tensor, "*b t"], rate: float, gain: Callable[[Tensor], Ten
     >>> filtered(wave, 100.0, lambda hz: hz < 8).abs().max() < 1e-5
     tensor(True)
     """
-    hz = torch.fft.rfftfreq(x.shape[-1], 1 / rate)
+    hz = torch.fft.rfftfreq(x.shape[-1], 1 / rate, device=x.device)
     return torch.fft.irfft(torch.fft.rfft(x) * gain(hz), n=x.shape[-1])
 
 

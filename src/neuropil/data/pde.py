@@ -100,7 +100,10 @@ def cole_hopf(u0: Float[Tensor, "b 1 n"], time: float, viscosity: float, length:
     if bool((u0.mean(-1).abs() > 1e-5 * u0.abs().amax(-1)).any()):
         raise Refused("u0: must have mean zero, or its integral is not periodic")
     k = 2 * math.pi * torch.fft.rfftfreq(4 * n, length / (4 * n), dtype=torch.float64, device=u0.device)
-    c = torch.nn.functional.pad(torch.fft.rfft(u0.double(), norm="forward"), (0, 2 * n - n // 2))
+    c = torch.fft.rfft(u0.double(), norm="forward")
+    if n % 2 == 0:
+        c[..., -1] /= 2  # the highest mode of an even grid stands for k and −k, which a finer one tells apart
+    c = torch.nn.functional.pad(c, (0, 2 * n - n // 2))
     potential = torch.fft.irfft(c / torch.where(k > 0, 1j * k, math.inf), n=4 * n, norm="forward")
     potential = burgers_potential(potential, time, viscosity, length)
     return torch.fft.irfft(1j * k * torch.fft.rfft(potential, norm="forward"), n=4 * n, norm="forward")[..., ::4].to(u0.dtype)

@@ -41,9 +41,9 @@ class Scene:
         return len(self.pictures)
 
     def __getitem__(self, index: slice | Tensor | list[int]) -> "Scene":
-        at = range(len(self))[index] if isinstance(index, slice) else [int(i) for i in index]
+        at = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index].tolist()  # a boolean mask, too
         names = tuple(self.names[i] for i in at) if self.names else ()
-        return replace(self, pictures=self.pictures[list(at)], cameras=self.cameras[list(at)], names=names)
+        return replace(self, pictures=self.pictures[at], cameras=self.cameras[at], names=names)
 
     def colours(self, index: int | Tensor, background: Float[Tensor, "3"] | None = None) -> Float[Tensor, "*b h w 3"]:
         """Whole pictures in [0, 1]; transparent ones lie on `background` (black by default)."""

@@ -255,7 +255,7 @@ def certainty(logits: Float[Tensor, "*b k c"]) -> Float[Tensor, "*b"]:
         raise Refused(f"logits: at least 1 question of at least 2 classes is needed, got shape {tuple(logits.shape)}")
     log_p = logits.log_softmax(-1)
     entropy = -(log_p.exp() * log_p).sum(-1)
-    return 1 - entropy.mean(-1) / torch.tensor(float(logits.shape[-1])).log().item()
+    return 1 - entropy.mean(-1) / math.log(logits.shape[-1])
 
 
 def two_tick_loss(logits: Float[Tensor, "t b k c"], target: Int[Tensor, "b k"], lookahead: int | None = None) -> Float[Tensor, ""]:

@@ -160,6 +160,6 @@ def wave_speed(h: Float[Tensor, "t n"]) -> float:
     transformable("h", h)
     t, n = h.shape
     power = torch.fft.fft2(h - h.mean()).abs().square()
-    omega, k = torch.meshgrid(torch.fft.fftfreq(t), torch.fft.fftfreq(n), indexing="ij")
+    omega, k = torch.meshgrid(*(torch.fft.fftfreq(size, device=h.device) for size in (t, n)), indexing="ij")
     moving = power * ((k != 0) & (k.abs() < 0.25))  # fast ripples alias in time
     return float((omega * k * moving).sum() / (k.square() * moving).sum().clamp_min(1e-30))

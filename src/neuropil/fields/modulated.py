@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 
 from neuropil.errors import Refused, choose
 from neuropil.fields.siren import Siren
-from neuropil.nn.checks import fits, numbers, same_kind
+from neuropil.nn.checks import at_least, fits, numbers, same_kind, within
 
 SPREAD = 0.01  # of first residuals and time codes: training starts near the plain layer, and not where both factors are zero
 
@@ -27,13 +27,15 @@ SPREAD = 0.01  # of first residuals and time codes: training starts near the pla
 def at_time(table: Float[Tensor, "rows c"], t: Int[Tensor, "*f"] | Float[Tensor, "*f"]) -> Float[Tensor, "*f c"]:
     """Rows of a table over time: an integer t takes row t; a real t in [−1, 1] lies between rows, row k of T at ``2k/(T − 1) − 1``.
 
-    The first and the last row lie at the ends (not half a frame inside them); beyond them the end row holds. O(c) a time.
+    The first and the last row lie at the ends (not half a frame inside them); beyond them the end row holds. O(c) a time. `Refused`
+    (on the CPU) for an integer outside 0 … T − 1, or NaN.
 
     >>> line = torch.tensor([[0.0], [1.0], [4.0]])
     >>> at_time(line, torch.tensor([2, 0])).T, at_time(line, torch.tensor([0.0, 0.5, 7.0])).T
     (tensor([[4., 0.]]), tensor([[1.0000, 2.5000, 4.0000]]))
     """
     if not t.is_floating_point():
+        within("t", t, len(table))
         return table[t]
     numbers("t", t)
     last = len(table) - 1
@@ -51,8 +53,7 @@ class TimeCodes(nn.Module):
 
     def __init__(self, rows: int, code: int, spread: float = SPREAD) -> None:
         super().__init__()
-        if rows < 1 or code < 1:
-            raise Refused(f"rows, code: must be at least 1, got {rows} and {code}")
+        at_least(1, rows=rows, code=code)
         self.table = nn.Parameter(spread * torch.randn(rows, code))
 
     def forward(self, t: Int[Tensor, "*f"] | Float[Tensor, "*f"]) -> Float[Tensor, "*f c"]:
@@ -71,10 +72,10 @@ class ModulatedLinear(nn.Linear):
     """
 
     def __init__(self, n: int, m: int, code: int, scale: bool = True, shift: bool = True) -> None:
-        super().__init__(_positive("n", n), _positive("m", m))
+        at_least(1, n=n, m=m, code=code)
         if not (scale or shift):
             raise Refused("scale, shift: at least one is needed")
-        _positive("code", code)
+        super().__init__(n, m)
         self.scale = nn.Linear(code, m, bias=False) if scale else None
         self.shift = nn.Linear(code, m, bias=False) if shift else None
 
@@ -102,12 +103,13 @@ class ResidualLinear(nn.Linear):
     """
 
     def __init__(self, n: int, m: int, rank: int, form: str = "full") -> None:
-        super().__init__(_positive("n", n), _positive("m", m))
-        self.form, R = choose("form", form, ("full", "lora")), _positive("rank", rank)
+        at_least(1, n=n, m=m, rank=rank)
+        super().__init__(n, m)
+        self.form = choose("form", form, ("full", "lora"))
         if form == "full":
-            self.M = nn.Parameter(SPREAD * torch.randn(R, m * n))
+            self.M = nn.Parameter(SPREAD * torch.randn(rank, m * n))
         else:
-            self.U, self.V = nn.Parameter(SPREAD * torch.randn(m, R)), nn.Parameter(SPREAD * torch.randn(R, n))
+            self.U, self.V = nn.Parameter(SPREAD * torch.randn(m, rank)), nn.Parameter(SPREAD * torch.randn(rank, n))
 
     def forward(self, x: Float[Tensor, "*#b n"], code: Float[Tensor, "*#b c"]) -> Float[Tensor, "*#b m"]:  # type: ignore[override]
         """The layer's values at x under the code."""
@@ -168,9 +170,3 @@ class ModulatedSiren(nn.Module):
             if number < len(self.sines):
                 x = self.sines[number](x)
         return x
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise Refused(f"{name}: must be at least 1, got {value}")
-    return value

@@ -30,6 +30,7 @@ from neuropil.interaction.finalmlp import Widths, stream, xavier
 from neuropil.nn.bilinear import pair_products, pair_sum
 from neuropil.nn.checks import at_least
 from neuropil.nn.field_embedding import FieldEmbedding
+from neuropil.nn.modes import evaluating
 from neuropil.numerics.detection import auroc
 from neuropil.training.fit import fit, minibatches
 
@@ -202,16 +203,15 @@ class Score:
 
 @torch.no_grad()
 def score(model: nn.Module, ids: Int[Tensor, "n f"], labels: Float[Tensor, " n"]) -> Score:
-    """How well the logits of a model (in eval mode) rank and tell the labels. `Refused` where there is but one kind of label.
+    """How well the logits of a model, in eval mode here, rank and tell the labels. `Refused` where there is but one kind of label.
 
     >>> score(LogisticRegression([3]), torch.tensor([[1], [2]]), torch.tensor([0.0, 1.0])).loss < 0.7
     True
     """
     if not bool((labels == 1).any() & (labels == 0).any()):
         raise Refused("labels: both 0 and 1 are needed")
-    was_training = model.training
-    logits = torch.cat([model.eval()(rows) for rows in ids.split(2**14)])
-    model.train(was_training)
+    with evaluating(model):
+        logits = torch.cat([model(rows) for rows in ids.split(2**14)])
     if not logits.isfinite().all():
         raise Refused("model: gives logits that are not finite")
     return Score(float(auroc(logits[labels == 1], logits[labels == 0])), float(binary_cross_entropy_with_logits(logits, labels)))

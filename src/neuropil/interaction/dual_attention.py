@@ -28,18 +28,12 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.nn.attention import attend, masked_softmax
-from neuropil.nn.checks import fits, same_kind
+from neuropil.nn.checks import at_least, fits, same_kind
 from neuropil.nn.sites import Site
 from neuropil.nn.transformer import Block, placed, rotate
 
 POSITIONS = ("learned", "rotary", "none")
 Symbols = Float[Tensor, "_b _n _d"] | Float[Tensor, "_offsets _d"]  # checked by `check_symbols`
-
-
-def _positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise Refused(f"{name}: must be at least 1, got {size}")
 
 
 class SymbolicAttention(nn.Module):
@@ -54,7 +48,7 @@ class SymbolicAttention(nn.Module):
 
     def __init__(self, d: int, heads: int, count: int) -> None:
         super().__init__()
-        _positive(d=d, heads=heads, count=count)
+        at_least(1, d=d, heads=heads, count=count)
         if d % heads:
             raise Refused(f"heads: must divide d = {d}, got {heads}")
         self.heads = heads
@@ -79,7 +73,7 @@ class PositionalSymbols(nn.Module):
 
     def __init__(self, d: int, context: int) -> None:
         super().__init__()
-        _positive(d=d, context=context)
+        at_least(1, d=d, context=context)
         self.table = nn.Parameter(torch.randn(context, d))
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
@@ -99,7 +93,7 @@ class RelativeSymbols(nn.Module):
 
     def __init__(self, d: int, reach: int) -> None:
         super().__init__()
-        _positive(d=d, reach=reach)
+        at_least(1, d=d, reach=reach)
         self.table = nn.Parameter(nn.init.xavier_uniform_(torch.empty(2 * reach + 1, d)))
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "offsets d"]:
@@ -399,7 +393,7 @@ class DualTransformer(nn.Module):
         kind: str = "relational",
     ) -> None:
         super().__init__()
-        _positive(d=d, layers=layers, context=context)
+        at_least(1, d=d, layers=layers, context=context)
         rotary = choose("positions", positions, POSITIONS) == "rotary"
         self.context, self.causal = context, causal
         self.place = nn.Parameter(0.1 * torch.randn(context, d)) if positions == "learned" else None

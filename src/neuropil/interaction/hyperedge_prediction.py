@@ -16,11 +16,12 @@ Sets are rows of node numbers padded with −1: (count, largest size).
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from neuropil.errors import Refused, choose
 from neuropil.interaction.hypergraph import Hypergraph
 from neuropil.interaction.message_passing import covers
+from neuropil.nn import contrastive
 from neuropil.nn.checks import at_least, fits, same_kind, some, within
 from neuropil.nn.mlp import MLP
 from neuropil.nn.segments import segment_reduce
@@ -222,19 +223,13 @@ def _kept(count: int, share: float, generator: torch.Generator | None) -> Bool[T
     return torch.rand(count, generator=generator) >= share
 
 
-def info_nce(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], temperature: float = 0.5) -> Float[Tensor, ""]:
-    """Row i of one view has to find row i of the other among all rows, by cosine; the mean of both ways. O(n² d).
+def info_nce(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"], tau: float = 0.5) -> Float[Tensor, ""]:
+    """`contrastive.info_nce`, the mean of both ways: row i of one view has to find row i of the other among all rows. O(n² d).
 
     >>> bool(info_nce(torch.eye(4), torch.eye(4), 0.01) < 1e-6)
     True
     """
-    if not temperature > 0:
-        raise Refused(f"temperature: must be positive, got {temperature}")
-    some("a", a, 0)
-    same_kind("b", b, a)
-    score = normalize(a, dim=-1) @ normalize(b, dim=-1).T / temperature
-    own = torch.arange(len(a), device=a.device)
-    return (cross_entropy(score, own) + cross_entropy(score.T, own)) / 2
+    return (contrastive.info_nce(a, b, tau) + contrastive.info_nce(b, a, tau)) / 2
 
 
 def membership_loss(

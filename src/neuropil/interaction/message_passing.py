@@ -11,7 +11,7 @@ W as in `hypergraph`; 1/0 counts as 0, so that an isolated node and an empty edg
     UniGCN  X' = D_v^{−½} H D̄_e^{−½} D_e⁻¹ Hᵀ X            D̄_e: mean degree of members           Huang & Yang 2021, arXiv:2105.00956
     GCN     X' = D̃^{−½} (A + I) D̃^{−½} X                  on a graph (clique, mediators)     Kipf & Welling 2017, arXiv:1609.02907
 
-Coverage of the survey's four components (files beside this one, tests in tests/test_hypergraph.py):
+Coverage of the survey's four components (files beside this one, tests in tests/test_hypergraph.py and …_more.py):
 
     features      external                     the caller's
                   degree, clustering           hypergraph_features.degree_features, clustering       …_clustering_against_matrices_…
@@ -22,7 +22,7 @@ Coverage of the survey's four components (files beside this one, tests in tests/
                   star, line                   .star, .line                                          test_expansions_are_…
                   adaptive (mediators)         .mediators                                            test_mediators_…
                   k-NN hyperedges              .knn                                                  test_nearest_neighbours
-                  tensor                       not built: n^k numbers                                –
+                  tensor, by contraction       hypergraph_tensor.contract, .TensorLayer              test_contraction_is_…
     messages      fixed weights                hypergraph_layers.HGNN, HGNNPlus, HyperGCN, UniGCN, UniSAGE, UniGIN
                                                                                                      test_equals_the_numbers_of_…
                   learned                      .HNHN, .AllDeepSets, .EDHNN                           test_hnhn_…, test_edhnn_…
@@ -30,7 +30,7 @@ Coverage of the survey's four components (files beside this one, tests in tests/
                                                .AllSetTransformer                                    test_set_pooling_…
                   depends on the receiver      .EDHNN, .WHATsNet                                     test_edhnn_…, test_whatsnet_…
     training      negatives SNS, MNS, CNS      hyperedge_prediction.negatives                        test_negatives_…
-                  adversarial negatives        not built                                             –
+                  adversarial negatives        adversarial_negatives.NegativeGenerator, .play        test_the_generator_learns_…
                   contrastive                  .drop_*, .info_nce, .membership_loss                  test_views_masks_…
                   generative                   .mask_members, .fill_loss                             test_views_masks_…
 """
@@ -99,13 +99,13 @@ Weights = tuple[Tensor, Tensor] | tuple[()]  # of all pairs, in the order of the
 def kept(h: Hypergraph, name: str, find: Callable[[], tuple[Tensor | None, Tensor | None]]) -> tuple[Weights, Weights]:
     """The numbers of all pairs, there and back, that `find` finds (None: all 1), in both orders; found once and kept with `h`.
 
-    Not kept where the hypergraph's weights carry a gradient, nor while compiling.
+    Not kept where the hypergraph's weights carry a gradient, nor while compiling or in inference mode, whose tensors do not train.
     """
     if (found := h.__dict__.get(f"_kept_{name}")) is None:
         order = h.links.by_source
         there, back = (() if w is None else (w, w[order]) for w in find())
         found = there, back
-        if not h.weights.requires_grad and not torch.compiler.is_compiling():
+        if not (h.weights.requires_grad or torch.compiler.is_compiling() or torch.is_inference_mode_enabled()):
             h.__dict__[f"_kept_{name}"] = found
     return found
 

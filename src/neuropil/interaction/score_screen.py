@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from neuropil.errors import Refused, choose
 from neuropil.interaction.influence import CUTS, Dagger, Labels, backward_dropping, digitise, fit_cuts, null_mean
 from neuropil.nn.checks import at_least, finite, nonnegative, numbers, some
+from neuropil.nn.modes import evaluating
 from neuropil.nn.sites import record
 
 MOST_STARTS = 20_000
@@ -216,17 +217,16 @@ def pooled_activations(
     """What a frozen model's `site` (see `neuropil.nn.sites`) puts out for each row of `x`, one number a unit or channel.
 
     `pool` of (n, c, …): "mean" or "max" over the places of a channel, or "flat", all. The model is run in evaluation mode, without
-    gradients, `block` rows at a time, and left in the mode it was in. `Refused` for an unknown pool, site, or one that gives no
-    row per input, and for an `x` that the model does not take.
+    gradients, `block` rows at a time, and each of its parts left in the mode it was in. `Refused` for an unknown pool, site, or one
+    that gives no row per input, and for an `x` that the model does not take.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
     >>> pooled_activations(net, "1", torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 3])
     """
-    shape, training = POOL[choose("pool", pool, POOL)], model.training
-    model.eval()
+    shape = POOL[choose("pool", pool, POOL)]
     try:
-        with torch.no_grad(), record(model, site, keep=shape) as seen:
+        with torch.no_grad(), evaluating(model), record(model, site, keep=shape) as seen:
             for part in x.split(block):
                 model(part)
     except torch.OutOfMemoryError:
@@ -234,8 +234,6 @@ def pooled_activations(
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise Refused(f"x: the model does not take {x.dtype} of shape {tuple(x.shape)} ({reason})") from error
-    finally:
-        model.train(training)
     activations = torch.cat(next(iter(seen.values())))
     if len(seen) != 1 or activations.ndim != 2 or len(activations) != len(x):
         raise Refused(f"site: {site!r} must give one row for each of {len(x)} inputs, got shape {tuple(activations.shape)}")

@@ -98,7 +98,8 @@ class Energy(Detector):
 class NearestNeighbour(Detector):
     """``−‖f̂ − f̂_(k)‖²``: the squared distance to the k-th nearest known input, on the unit sphere.
 
-    O(n N d) time and O(batch · N) memory for N known inputs, all of whose f are kept. `Refused` for k above N.
+    O(n N d) time and O(batch · N) memory for N known inputs, all of whose f are kept. `Refused` for k above N. Distances are summed
+    number by number, so that a score does not depend on its batch: n = N = 5,000 of 64 numbers take one thread 3 s, not 1 s.
 
     >>> knn = NearestNeighbour(nn.Identity().eval(), k=1).fit(torch.tensor([[2.0, 0.0]]))
     >>> knn.score_samples(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).round().tolist()
@@ -131,8 +132,9 @@ class NearestNeighbour(Detector):
     def score_samples(self, x: Float[Tensor, "n *i"]) -> Float[Tensor, "n"]:
         known, f_x = _given(self.known), self.look(x)[1]
         fits("f of x", f_x, known.shape[1])
-        near = [torch.cdist(f, known).kthvalue(self.k, dim=1).values for f in _unit(f_x).split(self.batch)]
-        return -torch.cat(near).square()
+        parts = _unit(f_x).split(self.batch)
+        distances = (torch.cdist(f, known, compute_mode="donot_use_mm_for_euclid_dist") for f in parts)
+        return -torch.cat([distance.kthvalue(self.k, dim=1).values for distance in distances]).square()
 
 
 class Mahalanobis(Detector):

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from neuropil.errors import Refused, choose
+from neuropil.numerics.ridge import ridge
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def probe(
     labels = not y.is_floating_point()
     if len(y) != len(x) or (groups is not None and len(groups) != len(x)):
         raise Refused(f"x, y, groups: as many rows in each are needed, got {len(x)} and {len(y)}")
+    if not penalty > 0:
+        raise Refused(f"penalty: must be above 0, got {penalty}")
     if kind == "logistic" and not labels:
         raise Refused("y: a logistic probe needs integer labels, got numbers; take kind='ridge'")
     x, y = x.detach().double(), (y.detach() if labels else y.detach().double().reshape(len(y), -1))
@@ -85,7 +88,8 @@ def probe(
         if kind == "logistic":
             W, b = logistic(z[seen], y[seen], penalty, classes)
         else:
-            W, b = ridge(z[seen], one_hot(y[seen], classes).double() if labels else y[seen], penalty)
+            target = one_hot(y[seen], classes).double() if labels else y[seen]
+            W, b = ridge(z[seen], target, target.new_full(target.shape[1:], penalty))
         out, true = z[~seen] @ W + b, y[~seen]
         return W, b, float((out.argmax(1) == true).double().mean()) if labels else _r2(out, true)
 
@@ -93,26 +97,6 @@ def probe(
     *_, control = fitted(y[torch.randperm(len(y), generator=generator).to(y.device)])
     W = W / spread[:, None]
     return Probe(W, b - mean @ W, score, control)
-
-
-def ridge(x: Float[Tensor, "n d"], y: Float[Tensor, "n c"], penalty: float) -> tuple[Float[Tensor, "d c"], Float[Tensor, "c"]]:
-    """W and b of ``min |Y − X W − b|² + λ |W|²``: closed form, in d × d or n × n, whichever is smaller. `Refused` for λ ≤ 0.
-
-    >>> W, b = ridge(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [3.0]]), penalty=1e-9)
-    >>> torch.allclose(W, torch.tensor([[2.0]])), torch.allclose(b, torch.tensor([1.0]))
-    (True, True)
-    """
-    if not penalty > 0:
-        raise Refused(f"penalty: must be above 0, got {penalty}")
-    mean_x, mean_y = x.mean(0), y.mean(0)
-    x, y = x - mean_x, y - mean_y
-    n, d = x.shape
-    eye = torch.eye(min(n, d), dtype=x.dtype, device=x.device)
-    if d <= n:
-        W = torch.linalg.solve(x.T @ x + penalty * eye, x.T @ y)
-    else:
-        W = x.T @ torch.linalg.solve(x @ x.T + penalty * eye, y)
-    return W, mean_y - mean_x @ W
 
 
 def logistic(

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ def check_device(device: str) -> str:
     import torch
 
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", device):
         raise Refused(f"device: unknown {device!r} (allowed: cpu, cuda, cuda:N, mps)")
     if kind == "cuda" and (not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count()):
         raise Refused(f"device: {device!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices here")

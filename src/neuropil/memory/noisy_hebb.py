@@ -86,7 +86,8 @@ class ConsolidatedHebb:
         some("messages", messages, 0)
         finite("messages", messages)
         m, n = messages.shape
-        W, counters = (torch.zeros(n, n), torch.zeros(n, n)) if start is None else (start.W.clone(), start.counters.clone())
+        nothing = messages.new_zeros(n, n)
+        W, counters = (x.clone() for x in ((nothing, nothing) if start is None else (start.W, start.counters)))
         activity = list(start.activity) if start else []
         for _ in range(epochs):
             noisy = insert_erase(messages, p_i, p_e, generator)

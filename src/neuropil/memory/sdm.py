@@ -147,11 +147,13 @@ def critical_distance(n: int, d: int, r: float, m: int) -> int:
     """
     at_least(0, r=r)
     at_least(1, m=m)
-    o = r / 2**n * log_overlap(n, d).exp().numpy()
-    crosstalk = (m - 1) * (binom.pmf(np.arange(n + 1), n, 0.5) * (o**2 + o)).sum()
-    dv = np.arange(1, n // 2 + 1)
-    wrong = n * ndtr(-o[dv] / np.sqrt(o[dv] + crosstalk))
-    return int(np.append(wrong >= dv, True).argmax())
+    with np.errstate(divide="ignore", invalid="ignore"):  # 2ⁿ, o² and their like are beyond float64 from n ≈ 500 on: logarithms
+        log_o = np.log(r) - n * math.log(2) + log_overlap(n, d).numpy()
+        crosstalk = np.log(m - 1) + logsumexp(binom.logpmf(np.arange(n + 1), n, 0.5) + np.logaddexp(2 * log_o, log_o))
+        dv = np.arange(1, n // 2 + 1)
+        snr = np.exp(log_o[dv] - np.logaddexp(log_o[dv], crosstalk) / 2)
+    nearer = n * ndtr(-snr) < dv  # False for NaN, where nothing at all is read
+    return int(np.append(nearer, False).argmin())
 
 
 def best_radius(n: int, r: float, m: int, goal: str = "signal") -> int:

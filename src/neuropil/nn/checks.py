@@ -146,16 +146,18 @@ def _odd(x: Tensor) -> bool:
 def suits(name: str, x: Tensor, net: Any) -> None:
     """`Refused` for what a given net cannot take: numbers of another kind, features or channels other than its first layer's.
 
-    The first layer is known if it is linear or a convolution, also at the head of an `nn.Sequential`; of a function nothing is.
-    Whole numbers, say tokens, are left to other nets.
+    The first layer is known if it is linear or a convolution, also at the head of an `nn.Sequential` that does just what its layers
+    do; of a function nothing is. Whole numbers, say tokens, are left to other nets.
 
     >>> suits("tokens", torch.zeros(2, 3, dtype=torch.long), nn.Embedding(5, 2))
     >>> suits("x", torch.zeros(2, 3, 8), nn.Sequential(nn.Conv1d(4, 1, 3), nn.ReLU()))
     Traceback (most recent call last):
     neuropil.errors.Refused: x: must be (b, 4, *grid) with 1 axes, got (2, 3, 8)
     """
+    from neuropil.nn.mlp import MLP  # which needs this file
+
     first = net
-    while isinstance(first, nn.Sequential) and len(first):
+    while isinstance(first, nn.Sequential) and len(first) and type(first).forward in (nn.Sequential.forward, MLP.forward):
         first = first[0]
     if isinstance(first, nn.Linear):
         fits(name, x, first.in_features)

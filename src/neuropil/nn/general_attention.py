@@ -94,8 +94,8 @@ def weigh(
     if factor is None:
         return weights
     scaled = weights * factor
-    tiny = torch.finfo(scaled.dtype).tiny
-    return scaled * (weights.sum(-1, keepdim=True) / scaled.sum(-1, keepdim=True).clamp_min(tiny))
+    total = scaled.sum(-1, keepdim=True)
+    return scaled / total.where(total > 0, 1.0) * weights.sum(-1, keepdim=True)
 
 
 # --- align ---------------------------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ A cell is any callable ``(input, state) → (output, state)`` that keeps nothing
 tuples, lists, dicts and named tuples of tensors that the caller holds. Linear cells need no loop: see `numerics.linear_scan`.
 """
 
-import functools
+import types
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float, Inexact
@@ -31,8 +32,9 @@ def scan(
         inputs: x, time first.
         state: h_0, in the cell's own form.
         truncate: gradients do not cross borders of this many steps (truncated backpropagation through time); None: they cross all.
-        compiled: compile this many steps as one piece of code (8 to 32 suit small cells): slow once, for each cell and shape, fast
-            from then on. None: a plain Python loop. Gradients are the same either way.
+        compiled: compile this many steps as one piece of code (8 to 32 suit small cells): slow once for each shape of each kind of
+            cell (class or function), fast from then on. Of a kind torch keeps 8 (`torch._dynamo.config.recompile_limit`); further
+            ones run plainly, with a warning. None: a plain Python loop. Gradients are the same either way.
 
     O(T) calls of the cell in time; memory O(T) states for the backward pass, or O(truncate) if outputs are used chunk by chunk.
     Raises `Refused` for no time step at all, or for a number of steps below 1.
@@ -51,12 +53,13 @@ def scan(
         if number:
             state = tree_map_only(Tensor, Tensor.detach, state)
         for block in chunk.split(compiled or len(chunk)):
-            run = _compiled_steps() if compiled == len(block) else _steps  # a shorter rest is not worth another compilation
+            run = _compiled_steps(cell) if compiled == len(block) else _steps  # a shorter rest is not worth another compilation
             y, state = run(cell, block, state)
             outputs.append(y)
     return torch.cat(outputs), state
 
 
+@no_type_check  # the tests' type checker would wrap it, and its code would be the wrapper's
 def _steps(cell: Cell, inputs: Tensor, state: State) -> tuple[Tensor, State]:
     outputs = []
     for x in inputs.unbind():
@@ -65,6 +68,13 @@ def _steps(cell: Cell, inputs: Tensor, state: State) -> tuple[Tensor, State]:
     return torch.stack(outputs), state
 
 
-@functools.cache
-def _compiled_steps() -> Callable[..., tuple[Tensor, State]]:
-    return torch.compile(_steps, dynamic=False)
+_compiled: "weakref.WeakKeyDictionary[Any, Callable[..., tuple[Tensor, State]]]" = weakref.WeakKeyDictionary()
+
+
+def _compiled_steps(cell: Cell) -> Callable[..., tuple[Tensor, State]]:
+    """`_steps`, compiled: a copy of its code for each kind of cell, as torch compiles one code for few shapes and kinds only."""
+    kind = getattr(cell, "__code__", type(cell))
+    if kind not in _compiled:
+        own = types.FunctionType(_steps.__code__.replace(), _steps.__globals__)
+        _compiled[kind] = torch.compile(own, dynamic=False)
+    return _compiled[kind]

@@ -150,17 +150,17 @@ class Links:
     ) -> Float[Tensor, "t d"]:
         """``y_t = Σ w_p x_{source_p}`` over the pairs of target t; zeros where there are none. O(p d) time, O(t d) memory.
 
-        `by_source`: the same weights as ``weights[self.by_source]``, which whoever uses them often can keep.
+        `by_source`: the same weights as ``weights[self.by_source]``, which whoever uses them often can keep; it gets no gradient.
         """
         self._fit(x=(x, self.sources), weights=(weights, len(self)), by_source=(by_source, len(self)))
-        return _LinkSum.apply(x, _like(weights, x), _like(by_source, x), *self._arrays, False)
+        return _LinkSum.apply(x, *_both(weights, by_source, x), *self._arrays, False)
 
     def back(
         self, y: Float[Tensor, "t d"], weights: Float[Tensor, "p"] | None = None, by_source: Float[Tensor, "p"] | None = None
     ) -> Float[Tensor, "s d"]:
         """The transposed sum ``x_s = Σ w_p y_{target_p}`` over the pairs of source s."""
         self._fit(y=(y, self.targets), weights=(weights, len(self)), by_source=(by_source, len(self)))
-        return _LinkSum.apply(y, _like(weights, y), _like(by_source, y), *self._arrays, True)
+        return _LinkSum.apply(y, *_both(weights, by_source, y), *self._arrays, True)
 
     def dot(self, a: Float[Tensor, "t d"], b: Float[Tensor, "s d"]) -> Float[Tensor, "p"]:
         """``⟨a_{target_p}, b_{source_p}⟩`` of every pair. O(p d) time, O(p) memory."""
@@ -191,8 +191,11 @@ def _pointers(index: Tensor, n: int) -> Tensor:
     return torch.cat([index.new_zeros(1), _sizes(index, n).cumsum(0)])
 
 
-def _like(weights: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if weights is None else weights.to(x.dtype)
+def _both(weights: Tensor | None, by_source: Tensor | None, x: Tensor) -> list[Tensor | None]:
+    """The weights in both orders, in the dtype of x."""
+    if weights is None and by_source is not None:
+        raise Refused("by_source: reorders weights, which must be given, too; got none")
+    return [None if w is None else w.to(x.dtype) for w in (weights, by_source)]
 
 
 def _bag(x: Tensor, index: Tensor, ptr: Tensor, weights: Tensor | None) -> Tensor:

@@ -33,7 +33,7 @@ POSITIONS = ("rotary", "attended", "learned", "none")
 def rotate(x: Float[Tensor, "*b n c"], base: float = 10_000.0) -> Float[Tensor, "*b n c"]:
     """R(n) x_n: the pair (i, i + c/2) of row n turned by n base^(−2i/c), so that ⟨R(n) q, R(m) k⟩ depends on m − n only.
 
-    O(n c). `Refused` for an odd c.
+    The angles are float32 at least. O(n c). `Refused` for an odd c.
 
     >>> rotate(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     tensor([[1.0000, 0.0000],
@@ -42,8 +42,9 @@ def rotate(x: Float[Tensor, "*b n c"], base: float = 10_000.0) -> Float[Tensor, 
     n, c = x.shape[-2:]
     if c % 2:
         raise Refused(f"x: rotary positions need an even number of features a head, got {c}")
-    rates = base ** (-torch.arange(0, c, 2, device=x.device, dtype=torch.float32) / c)
-    angle = torch.arange(n, device=x.device, dtype=torch.float32)[:, None] * rates
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rates = base ** (-torch.arange(0, c, 2, device=x.device, dtype=dtype) / c)
+    angle = torch.arange(n, device=x.device, dtype=dtype)[:, None] * rates
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
@@ -73,9 +74,10 @@ class Attention(MultiHead):
     ) -> tuple[Float[Tensor, "b h n c"], Float[Tensor, "b h m c"], Float[Tensor, "b h m c"]]:
         """Queries and keys with positions, values without."""
         if self.place is not None:
-            value = self.value(memory).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            q, k, _ = super().project(x + self.place[: x.shape[1]], memory + self.place[: memory.shape[1]])
-            return q, k, value
+            placed_x, placed_memory = (y + self.place[: y.shape[1]] for y in (x, memory))
+            read = ((self.query, placed_x), (self.key, placed_memory), (self.value, memory))
+            q, k, v = (w(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for w, y in read)
+            return q, k, v
         q, k, v = super().project(x, memory)
         return (rotate(q), rotate(k), v) if self.positions == "rotary" else (q, k, v)
 

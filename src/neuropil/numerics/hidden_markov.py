@@ -11,8 +11,6 @@ are compiled (`hidden_markov_cpu`); else they run through `nn.scan` on the tenso
 Baum et al. 1970, doi:10.1214/aoms/1177697196; Viterbi 1967; as in Rabiner 1989, doi:10.1109/5.18626.
 """
 
-import functools
-import importlib.util
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor
 from neuropil.errors import Refused, choose
 from neuropil.nn.checks import filled
 from neuropil.nn.scan import scan
+from neuropil.numerics.threads import numba_is_there
 
 
 @dataclass(frozen=True)
@@ -172,13 +171,8 @@ def _prepared(
     return log_b, transition.double().log(), start.double().log(), lengths
 
 
-@functools.lru_cache(maxsize=1)
-def _numba_is_there() -> bool:
-    return importlib.util.find_spec("numba") is not None
-
-
 def _compiled(log_b: Tensor) -> bool:
-    return log_b.device.type == "cpu" and _numba_is_there()
+    return log_b.device.type == "cpu" and numba_is_there()
 
 
 def _forward(log_b: Tensor, log_p: Tensor, log_start: Tensor) -> Tensor:

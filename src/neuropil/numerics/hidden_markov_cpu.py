@@ -27,11 +27,12 @@ def posterior(log_b: Tensor, log_p: Tensor, log_start: Tensor, lengths: Tensor, 
 
 
 def viterbi(log_b: Tensor, log_p: Tensor, log_start: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The best path (b, t) and its log-probability (b,)."""
+    """The best path (b, t) and its log-probability (b,), NaN where an emission is."""
     b, t, _ = log_b.shape
     path, best = torch.zeros(b, t, dtype=torch.long), log_b.new_zeros(b)
     arrays = [x.detach().contiguous().numpy() for x in (log_b, log_p, log_start, lengths, path, best)]
     share(_viterbi, ranges(b, MOST), *arrays)
+    best[log_b.isnan().any(-1).any(-1)] = torch.nan  # which the kernel's comparisons pass over
     return path, best
 
 

@@ -106,12 +106,12 @@ def sdeint(
 
 def _integrate(step: Callable[[Tensor, Tensor, Tensor], Tensor], y0: Tensor, times: Tensor, substeps: int) -> Tensor:
     """y0 and the y after each interval, stacked."""
-    times = times.to(y0.device, y0.dtype)
+    times = times.to(y0.device, torch.promote_types(times.dtype, y0.dtype))  # steps may be too short for the dtype of y
     path = [y0]
     for start, end in itertools.pairwise(times):
         y, h = path[-1], (end - start) / substeps
         for i in range(substeps):
-            y = step(start + i * h, h, y)
+            y = step((start + i * h).to(y0.dtype), h.to(y0.dtype), y)
         path.append(y)
     return torch.stack(path)
 

@@ -20,6 +20,7 @@ from neuropil.errors import Refused
 from neuropil.nn.checks import filled, full_precision, has_eigenvalues
 
 Function = Callable[[Tensor], Tensor]
+UNUSED = "f: its output does not depend on x through differentiable operations"
 
 
 def jacobian(f: Function, x: Float[Tensor, "b *i"], chunk: int | None = None) -> Float[Tensor, "b *o"]:
@@ -38,7 +39,7 @@ def jacobian(f: Function, x: Float[Tensor, "b *i"], chunk: int | None = None) ->
     rows = []
     for eye in torch.eye(outputs, dtype=y.dtype, device=y.device).split(chunk or outputs):
         cotangents = eye[:, None].expand(-1, len(y), -1).reshape(-1, *y.shape)
-        rows.append(grad(y, x, cotangents, retain_graph=True, is_grads_batched=True)[0])
+        rows.append(_used(grad(y, x, cotangents, retain_graph=True, is_grads_batched=True, allow_unused=True)[0]))
     return torch.cat(rows).transpose(0, 1).reshape(*y.shape, *x.shape[1:])
 
 
@@ -121,8 +122,15 @@ def _graph(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
             f"f: must give a tensor of {len(x)} samples, got {tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__}"
         )
     if not y.requires_grad:
-        raise Refused("f: its output does not depend on x through differentiable operations")
+        raise Refused(UNUSED)
     return x, y
+
+
+def _used(pulled: Tensor | None) -> Tensor:
+    """Jᵀu, unless there is none: what needs a gradient was not x."""
+    if pulled is None:
+        raise Refused(UNUSED)
+    return pulled
 
 
 def _products(f: Function, x: Tensor, square: bool = False) -> tuple[Function, Function]:
@@ -133,7 +141,7 @@ def _products(f: Function, x: Tensor, square: bool = False) -> tuple[Function, F
     if square and y.shape != x.shape:
         raise Refused(f"f: must give the shape that it takes, {tuple(x.shape)}, got {tuple(y.shape)}")
     u = torch.zeros_like(y, requires_grad=True)
-    [pulled] = grad(y, x, u, create_graph=True, materialize_grads=True)  # Jᵀu, linear in u: its derivative along v is J v
+    pulled = _used(grad(y, x, u, create_graph=True, allow_unused=True)[0])  # Jᵀu, linear in u: its derivative along v is J v
     return (
         lambda v: grad(pulled, u, v, retain_graph=True, materialize_grads=True)[0],
         lambda cotangent: grad(y, x, cotangent, retain_graph=True)[0],

@@ -6,6 +6,8 @@ The maps h ↦ A h + b compose associatively, (A₂, b₂) ∘ (A₁, b₁) = (A
 rounds of pairwise products (Blelloch 1990, Prefix sums and their applications; Martin & Cundy 2018, arXiv:1709.04057).
 """
 
+import functools
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -31,12 +33,14 @@ def linear_scan(
     if not len(b):
         raise Refused("b: at least one time step is needed, got 0")
     shape = (*b.shape, b.shape[-1]) if matrix else b.shape
+    dtype = functools.reduce(torch.promote_types, [x.dtype for x in (a, b, h0) if x is not None])  # one step multiplies nothing
+    a, b = a.to(dtype), b.to(dtype)
     try:
         a = a.expand(shape)
     except RuntimeError:
         raise Refused(f"a: must broadcast to {tuple(shape)}, got {tuple(a.shape)}") from None
     if h0 is not None:
-        b = torch.cat([(b[0] + _apply(a[0], h0, matrix))[None], b[1:]])
+        b = torch.cat([(b[0] + _apply(a[0], h0.to(dtype), matrix))[None], b[1:]])
     return _scan(a, b, matrix)
 
 
@@ -53,6 +57,4 @@ def _scan(a: Tensor, b: Tensor, matrix: bool) -> Tensor:
     late = _scan(second @ first if matrix else second * first, b[1:even:2] + _apply(second, b[0:even:2], matrix), matrix)
     early = b[2::2] + _apply(a[2::2], late[: len(b[2::2])], matrix)
     early = torch.cat([b[:1], early])
-    h = torch.empty((len(b), *late.shape[1:]), dtype=late.dtype, device=late.device)
-    h[0::2], h[1::2] = early, late
-    return h
+    return torch.cat([torch.stack([early[: len(late)], late], 1).flatten(0, 1), early[len(late) :]])

@@ -15,8 +15,6 @@ for derivatives of derivatives) the same formula runs as plain tensor operations
 O(n L F) memory, the tensors O(n L 2^d F).
 """
 
-import functools
-import importlib.util
 import itertools
 from collections.abc import Sequence
 
@@ -25,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neuropil.errors import Refused
+from neuropil.numerics.threads import numba_is_there
 
 PRIMES = (1, 2654435761, 805459861, 3674653429)
 
@@ -91,17 +90,12 @@ def _level(x: Float[Tensor, "n d"], table: Float[Tensor, "rows f"], resolution: 
     return (w[..., None].to(table.dtype) * values).sum(-2)
 
 
-@functools.lru_cache(maxsize=1)
-def _numba_is_there() -> bool:
-    return importlib.util.find_spec("numba") is not None
-
-
 def _has_kernels(x: Tensor, table: Tensor) -> bool:
     """Whether the kernels can take these tensors: real CPU memory, one single or double type, no `torch.func` transform."""
     plain = x.device.type == table.device.type == "cpu" and x.dtype == table.dtype and x.dtype in (torch.float32, torch.float64)
     transformed = not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
     dual = not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
-    return plain and not transformed and not dual and _numba_is_there()
+    return plain and not transformed and not dual and numba_is_there()
 
 
 @torch.library.custom_op("neuropil::multilinear", mutates_args=())

@@ -48,7 +48,9 @@ def permutation_test(
     """p of the hypothesis that a and b may be swapped: within pairs, or, unpaired, dealt anew between the two.
 
     `alternative`: "greater" (of a over b), "less" or "two-sided" (twice the smaller, at most 1). Pairs with 2ⁿ ≤ `resamples` swaps
-    get all of them: p is exact then. O(resamples · n) time for a plain statistic. `Refused` for empty or unequal paired samples.
+    get all of them: p is exact then. So that rounding does not break ties, differences of means count as equal within 1e-12 of the
+    largest values, those of another `statistic` within 1e-12 of the observed one: of no use where that is 0 but for rounding.
+    O(resamples · n) time for a plain statistic. `Refused` for empty or unequal paired samples.
 
     >>> a = torch.tensor([2.0, 3.0, 5.0, 4.0, 6.0, 3.0])
     >>> permutation_test(a, a - 1).item() == 2 / 2**6
@@ -65,7 +67,8 @@ def permutation_test(
         resamples = 2**n
     observed = statistic(a, b)
     numbers("statistic", observed)
-    slack = 1e-12 * observed.abs() + 1e-300  # equal but for rounding counts as equal
+    size = a.abs().amax(-1) + b.abs().amax(-1) if statistic is difference else observed.abs()
+    slack = 1e-12 * size + 1e-300  # equal but for rounding counts as equal
     above = below = torch.zeros_like(observed)
     for piece in _pieces(resamples, observed.numel() * (n + m), memory):
         if paired:

@@ -1,12 +1,19 @@
 """Compiled kernels that let go of the interpreter's lock, on plain threads: as many as `torch.get_num_threads()`."""
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+
+
+@functools.cache
+def numba_is_there() -> bool:
+    """Whether kernels can be compiled here: numba comes with the extra `fields`."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def share(kernel: Callable[..., None], tasks: Sequence[tuple[int, ...]], *arguments: Any) -> None:

@@ -1,10 +1,14 @@
 """Patterns of ±1 stored once, recalled from a part of them: which memory gets the hidden half right?
 
-Data: 196 MNIST digits, averaged to 14 x 14 pixels and cut at one half, so that a matrix of all pairs of pixels, the patterns
-themselves and the default budget are of one size: 38,416 numbers. The cue is a stored pattern whose lower half is dark (−1).
-Half of the cues, at random, choose each memory's setting among at most four of its own (β, radius, winners …), the other half
-test. The metric is the share of pixels of the hidden half that are wrong. Sizes follow from the patterns, except for the
-neurons of SDM, which meet the budget. `--data` takes patterns (.npy or .npz, array `patterns`, m x d) or a folder of pictures.
+Data: 196 MNIST digits, averaged to 14 x 14 pixels and cut at one half, so that a matrix of all pairs of pixels and the patterns
+themselves are of one size: 38,416 numbers. The cue is a stored pattern whose lower half is dark (−1). Half of the cues, at
+random, choose each memory's setting among at most four of its own (β, radius, winners …), the other half test. The metric is the
+share of pixels of the hidden half that are wrong.
+
+Sizes follow from the m patterns of d units, and so `--parameters` can ask for nothing else: matrices have d² numbers by their
+nature, SDM gets as many neurons as these pay for, memories that keep the patterns have m d, and cliques have 4 d², a unit for
+"on" and one for "off" (codes of one unit in each cluster need at least 3.5 d² for d bits). `--data` takes patterns (.npy or .npz,
+array `patterns`, m x d) or a folder of pictures.
 """
 
 import functools
@@ -31,6 +35,7 @@ from neuropil.memory.sdm import sdm_attention as attention_of_sdm
 from neuropil.races.own import arrays, rows
 
 PATTERNS, SIDE = 196, 14
+BETAS = (2, 10, 50, 200)  # of cosines: as much as retrieval by β/d has of inner products of ±1 vectors of length √d
 Recall = Callable[[Tensor], Tensor]  # cues (b, d) of ±1 to patterns; only the signs count
 Memory = tuple[int, dict[str, Recall]]  # how many numbers it keeps, and how it recalls under each of its settings
 
@@ -58,7 +63,12 @@ def prepare(course: Course) -> Stored:
         patterns = (adaptive_avg_pool2d(images[chosen][:, None], SIDE).flatten(1) > 0.5).float() * 2 - 1
     else:
         patterns, side = own(course.source)
-    hidden = torch.arange(patterns.shape[1]) >= patterns.shape[1] // 2
+    d = patterns.shape[1]
+    if course.parameters not in (ROLE.parameters, d * d):
+        raise Refused(
+            f"parameters: sizes follow from the patterns here ({d}² = {d * d:,}), got {course.parameters:,}; leave it out"
+        )
+    hidden = torch.arange(d) >= d // 2
     validate, test = torch.randperm(len(patterns), generator=generator).tensor_split(2)
     return Stored(patterns, torch.where(hidden, -1.0, patterns), hidden, validate, test, side)
 
@@ -88,9 +98,9 @@ def own(source: str) -> tuple[Tensor, tuple[int, int] | None]:
     return patterns, side
 
 
-def measure(build: Callable[[Tensor, int], Memory], stored: Stored, course: Course) -> Score:
+def measure(build: Callable[[Tensor], Memory], stored: Stored, course: Course) -> Score:
     """The error on test cues under the setting that errs least on validation cues."""
-    numbers, settings = build(stored.patterns, course.parameters)
+    numbers, settings = build(stored.patterns)
 
     def wrong(recall: Recall, which: Tensor) -> tuple[float, Tensor]:
         found = recall(stored.cues[which])
@@ -103,23 +113,24 @@ def measure(build: Callable[[Tensor, int], Memory], stored: Stored, course: Cour
     return Score(value, numbers, {"setting": best, "validation": validation}, {"recalled": found[:8]})
 
 
-def modern_hopfield(patterns: Tensor, parameters: int) -> Memory:
-    """One softmax update over the stored patterns (Ramsauer et al. 2021); β is chosen."""
-    return patterns.numel(), {f"β = {b}": lambda cue, b=b: retrieve(cue, patterns, b) for b in (0.01, 0.05, 0.25, 1.0)}  # type: ignore[misc]
+def modern_hopfield(patterns: Tensor) -> Memory:
+    """One softmax update over the stored patterns (Ramsauer et al. 2021), of ±1 the same as SDM attention; β is chosen."""
+    d = patterns.shape[1]
+    return patterns.numel(), {f"β = {b}/{d}": lambda cue, b=b: retrieve(cue, patterns, b / d) for b in BETAS}  # type: ignore[misc]
 
 
-def sdm_attention(patterns: Tensor, parameters: int) -> Memory:
-    """Kanerva's memory with infinitely many neurons, as softmax attention on cosines; β is chosen."""
+def sdm_attention(patterns: Tensor) -> Memory:
+    """Kanerva's memory with infinitely many neurons, as softmax of β cosines: of ±1 modern Hopfield at β/d; β is chosen."""
     return patterns.numel(), {
         f"β = {b}": lambda cue, b=b: attention_of_sdm(cue, patterns, patterns, float(b))  # type: ignore[misc]
-        for b in (5, 20, 80, 320)
+        for b in BETAS
     }
 
 
-def sparse_distributed_memory(patterns: Tensor, parameters: int) -> Memory:
-    """Kanerva's memory with as many random neurons as the budget pays for, 2 d numbers each; the share in reach is chosen."""
+def sparse_distributed_memory(patterns: Tensor) -> Memory:
+    """Kanerva's memory with as many random neurons as d² numbers pay for, 2 d each; the share in reach is chosen."""
     d = patterns.shape[1]
-    neurons = max(1, round(parameters / (2 * d)))
+    neurons = d // 2
     memory = SDM.random(neurons, d, d, torch.Generator().manual_seed(0))
     distances = ((d - patterns @ memory.addresses.T) / 2).flatten()
 
@@ -130,7 +141,7 @@ def sparse_distributed_memory(patterns: Tensor, parameters: int) -> Memory:
     return 2 * d * neurons, {f"share {share}": recall_within(share) for share in (0.02, 0.05, 0.15, 0.4)}
 
 
-def willshaw_matrix(patterns: Tensor, parameters: int) -> Memory:
+def willshaw_matrix(patterns: Tensor) -> Memory:
     """Binary links between units that were ever on together; the number of winners is chosen about the patterns' mean."""
     messages = (patterns > 0).float()
     W, k = sparse.willshaw(messages), float(messages.sum(1).mean())
@@ -140,7 +151,7 @@ def willshaw_matrix(patterns: Tensor, parameters: int) -> Memory:
     }
 
 
-def consolidated_hebb(patterns: Tensor, parameters: int) -> Memory:
+def consolidated_hebb(patterns: Tensor) -> Memory:
     """Links that become permanent after θ co-activities, learned under noise; θ is chosen."""
     messages = (patterns > 0).float()
     k = max(1, round(float(messages.sum(1).mean())))
@@ -153,7 +164,7 @@ def consolidated_hebb(patterns: Tensor, parameters: int) -> Memory:
     return patterns.shape[1] ** 2, {f"θ = {theta:g}": learned(theta) for theta in (3.0, 10.0, 30.0, 100.0)}
 
 
-def cliques(patterns: Tensor, parameters: int) -> Memory:
+def cliques(patterns: Tensor) -> Memory:
     """Gripon & Berrou's cliques: each unit is a cluster of "on" and "off", hidden units are clusters without a say."""
     d = patterns.shape[1]
     messages = torch.stack([patterns > 0, patterns < 0], -1).float().flatten(1)
@@ -171,18 +182,18 @@ def cliques(patterns: Tensor, parameters: int) -> Memory:
     return W.numel(), {f"{steps} steps": recall(steps) for steps in (1, 2, 4)}
 
 
-def binary_hopfield(patterns: Tensor, parameters: int) -> Memory:
+def binary_hopfield(patterns: Tensor) -> Memory:
     """Hebbian weights, asynchronous sign updates (Hopfield 1982); the number of sweeps is chosen."""
     W = hebb(patterns)
     return W.numel(), {f"{sweeps} sweeps": lambda cue, s=sweeps: settle(cue, W, s) for sweeps in (1, 2, 5, 10)}  # type: ignore[misc]
 
 
-def nearest_neighbour(patterns: Tensor, parameters: int) -> Memory:
+def nearest_neighbour(patterns: Tensor) -> Memory:
     """The stored pattern that is nearest to the cue: plain lookup."""
     return patterns.numel(), {"one": lambda cue: lookup(cue, patterns, similarity="hamming", separation=WinnerTakeAll())}
 
 
-def mean_pattern(patterns: Tensor, parameters: int) -> Memory:
+def mean_pattern(patterns: Tensor) -> Memory:
     """The mean of all patterns, whatever the cue: what knowing nothing comes to."""
     mean = patterns.mean(0)
     return len(mean), {"one": lambda cue: mean.expand_as(cue)}

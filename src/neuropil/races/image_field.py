@@ -1,10 +1,11 @@
 """A photograph as a function of (x, y): which field predicts pixels that it was not shown best, at one size?
 
-Data: the astronaut of scikit-image, averaged down to 128² pixels (256² at the full budget). A random 80 % of the pixels train,
-10 % choose the learning rate out of 5e-4, 2e-3, 1e-2 and 4e-2, and 10 % test; seeds draw other pixels and first weights. All
-fields take the same steps of Adam on the same number of random pixels, the rate falling by a cosine. The metric is the PSNR on
-the test pixels, and so a field that only stores what it saw does not win. `--data` takes a photograph; it is averaged down to
-the same size.
+Data: the astronaut of scikit-image, averaged down to 128² pixels (256² at the full budget). A random 80 % of the pixels
+train, 10 % choose the learning rate out of 5e-4, 2e-3, 1e-2 and 4e-2, and 10 % test; while the best rate is the least or the
+largest of those tried, up to three others beyond it are tried. Seeds draw other pixels and first weights. All fields take the
+same steps of Adam on the same number of random pixels, the rate falling by a cosine. The metric is the PSNR on the test
+pixels, and so a field that only stores what it saw does not win. `--data` takes a photograph; it is averaged down to the same
+size.
 """
 
 from collections.abc import Sequence

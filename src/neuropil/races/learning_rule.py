@@ -1,10 +1,10 @@
 """One net, many ways to find its weights: which learning rule classifies unseen digits best after as many steps?
 
 Data: MNIST digits of 28 x 28 pixels; 3,200 train, 800 choose the learning rate out of 3e-4, 1e-3, 1e-2 and 3e-2 (the seed draws
-which), the package's 1,000 others test. All rules train a ReLU net of two equal hidden layers whose width meets the budget, by
-Adam on batches of 100, as many steps each, the rate falling by a cosine. Forward-forward nets have no read-out: the same width
-rule makes them three layers. The metric is test accuracy. `--data` takes an .npz: `x` (n, …) and `y` (n) classes; 60 % train,
-20 % choose, 20 % test.
+which), the package's 1,000 others test; while the best rate is the least or the largest of those tried, up to three others beyond
+it are tried. All rules train a ReLU net of two equal hidden layers whose width meets the budget, by Adam on batches of 100, as
+many steps each, the rate falling by a cosine. Forward-forward nets have no read-out: the same width rule makes them three layers.
+The metric is test accuracy. `--data` takes an .npz: `x` (n, …) and `y` (n) classes; 60 % train, 20 % choose, 20 % test.
 """
 
 import functools
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from neuropil import data
 from neuropil.errors import Refused
+from neuropil.fields.field import parameters_of
 from neuropil.lab.expect import Metric
 from neuropil.lab.race import Course, Role, Score, Shown
 from neuropil.learning.dual_propagation import DualPropagation
@@ -27,7 +28,7 @@ from neuropil.learning.hlop import HLOP
 from neuropil.learning.rule import Backprop, Rule
 from neuropil.races.own import arrays, fifths, rows
 from neuropil.races.panels import panels
-from neuropil.races.training import numbers, to_budget, tuned
+from neuropil.races.training import to_budget, tuned
 
 RATES = (3e-4, 1e-3, 1e-2, 3e-2)
 BATCH = 100
@@ -108,7 +109,7 @@ def measure(make: Callable[[int, int, int], Learner], seen: Classes, course: Cou
     )
     guess = predicted(found.net, seen.test[0])
     hits = torch.zeros(seen.classes, seen.classes).index_put_((seen.test[1], guess), torch.ones(len(guess)), accumulate=True)
-    return Score(accuracy(found.net, seen.test), numbers(found.net[1]), found.notes, {"confusion": hits})
+    return Score(accuracy(found.net, seen.test), parameters_of(found.net[1]), found.notes, {"confusion": hits})
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """The user's own files for a race: arrays by name, checked, or one clear `Refused`."""
 
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,29 +11,39 @@ from torch import Tensor
 
 from neuropil.errors import Refused
 
+# what numpy and zipfile raise for damaged files; the last two for what is too large, and for what zipfile cannot unpack
+BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, tokenize.TokenError, MemoryError, RuntimeError)
+
 
 def arrays(source: str, wanted: dict[str, int], optional: dict[str, int] | None = None) -> dict[str, Tensor]:
-    """The named arrays of an ``.npz``, each of so many axes (0: any number); floats as float32, integers as int64, all finite.
+    """The named arrays of an ``.npz``, each of so many axes (0: any number), all finite.
 
-    An ``.npy`` stands for the only wanted array. `Refused` for another kind of file, a missing array, wrong axes, an empty array,
-    or numbers that are not finite.
+    Floats come as float32, integers and booleans as int64. An ``.npy`` stands for the only wanted array; others in the file are
+    not read. `Refused` for another kind of file, a damaged one, a missing array, wrong axes, an empty array, or numbers that are
+    not finite as float32.
     """
     path = Path(source)
     if path.suffix not in (".npy", ".npz") or not path.is_file():
         raise Refused(f"data: an .npz file with {_listed(wanted)} is needed, got {source}")
+    axes = wanted | (optional or {})
     try:
-        loaded = np.load(path, allow_pickle=False)
-        named = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {next(iter(wanted)): loaded}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise Refused(f"data: cannot read {source} ({' '.join(str(error).split())[:160]})") from None
+        named, there = _read(path, list(axes))
+    except BROKEN as error:
+        raise Refused(f"data: cannot read {source} ({' '.join(str(error).split())[:160] or type(error).__name__})") from None
     missing = wanted.keys() - named.keys()
     if missing:
-        raise Refused(f"data: {source} has no array {', '.join(sorted(missing))} ({_listed(wanted)} are needed, got {_got(named)})")
-    return {
-        name: _checked(source, name, named[name], axes)
-        for name, axes in (wanted | (optional or {})).items()
-        if name in named  # optional ones may be absent
-    }
+        got = " ".join(", ".join(there).split()) or "nothing"
+        raise Refused(f"data: {source} has no array {', '.join(sorted(missing))} ({_listed(wanted)} are needed, got {got})")
+    return {name: _checked(source, name, value, axes[name]) for name, value in named.items()}
+
+
+def _read(path: Path, names: list[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Those of the named arrays that are in a file, and the names of all that are."""
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {names[0]: loaded}, names[:1]
+        return {name: loaded[name] for name in names if name in loaded.files}, list(loaded.files)
 
 
 def _checked(source: str, name: str, value: np.ndarray, axes: int) -> Tensor:
@@ -39,11 +51,11 @@ def _checked(source: str, name: str, value: np.ndarray, axes: int) -> Tensor:
         raise Refused(f"data: {name} of {source} must hold numbers, got {value.dtype}")
     if (axes and value.ndim != axes) or not value.size:
         raise Refused(f"data: {name} of {source} must have {axes or 'some'} axes and not be empty, got shape {value.shape}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf
+        value = value.astype(np.float32 if value.dtype.kind == "f" else np.int64)
     if not np.isfinite(value).all():
-        raise Refused(f"data: {name} of {source} must be finite")
-    if value.dtype.kind == "b":
-        return torch.from_numpy(value.copy())
-    return torch.from_numpy(value.astype(np.float32 if value.dtype.kind == "f" else np.int64))
+        raise Refused(f"data: {name} of {source} must be finite as {value.dtype}")
+    return torch.from_numpy(value)
 
 
 def rows(source: str, *tensors: Tensor, least: int) -> int:
@@ -65,7 +77,3 @@ def fifths(n: int) -> list[int]:
 
 def _listed(wanted: dict[str, int]) -> str:
     return ", ".join(f"{name} ({axes} axes)" if axes else name for name, axes in wanted.items())
-
-
-def _got(named: dict[str, np.ndarray]) -> str:
-    return ", ".join(f"{name} {value.shape}" for name, value in named.items()) or "nothing"

@@ -3,10 +3,11 @@
 Data: 7,818 groups in which 327 pupils of a French high school stood together (Mastrandrea et al. 2015; real). A pupil's
 features are the groups that they were in, 1/√(number) each, seen through a random 64-column matrix, the same for all layers.
 Five pupils of each of the nine classes train, five choose the learning rate out of 1e-3, 3e-3, 1e-2 and 3e-2, the others test;
-seeds draw pupils, features and weights. All nets are two rounds of a layer and a ReLU, dropout of a half before each, and a
-linear read-out, their width such that the budget is met, and take the same steps of Adam, the rate falling by a cosine. Graph
-layers see the clique graph; attention lets a pupil look at those with whom they shared a group. `--data` takes an .npz: `node`
-and `edge` (p) membership pairs, `labels` (n) classes, −1 for unknown, and perhaps `x` (n, d).
+while the best rate is the least or the largest of those tried, up to three others beyond it are tried. Seeds draw pupils,
+features and weights. All nets are two rounds of a layer and a ReLU, dropout of a half before each, and a linear read-out, their
+width such that the budget is met, and take the same steps of Adam, the rate falling by a cosine. Graph layers see the clique
+graph; attention lets a pupil look at those with whom they shared a group. `--data` takes an .npz: `node` and `edge` (p)
+membership pairs, `labels` (n) classes, −1 for unknown, and perhaps `x` (n, d).
 """
 
 import functools
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 
-from neuropil.claims.interaction.hypergraph_survey import GAT, GCN, school
 from neuropil.errors import Refused
+from neuropil.fields.field import parameters_of
 from neuropil.interaction.dual_attention import DualAttention, SymbolicAttention
+from neuropil.interaction.graph_layers import GAT, GCN
 from neuropil.interaction.hypergraph import Hypergraph
+from neuropil.interaction.hypergraph_data import school
 from neuropil.interaction.hypergraph_features import spectral_positions
 from neuropil.interaction.hypergraph_layers import (
     EDHNN,
@@ -41,7 +44,7 @@ from neuropil.lab.expect import Metric
 from neuropil.lab.race import Course, Role, Score, Shown
 from neuropil.nn.attention import MultiHead
 from neuropil.races.own import arrays, rows
-from neuropil.races.training import descend, numbers, to_budget, tuned
+from neuropil.races.training import closest, descend, to_budget, tuned
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 FEATURES, A_CLASS = 64, 5
@@ -121,7 +124,7 @@ def measure(make: Build, seen: Society, course: Course) -> Score:
     )
     with torch.no_grad():
         guess = found.net(seen.x, seen.h).argmax(-1)
-    return Score(accuracy(guess, seen.test), numbers(found.net), found.notes, {"guess": guess})
+    return Score(accuracy(guess, seen.test), parameters_of(found.net), found.notes, {"guess": guess})
 
 
 class Net(nn.Module):
@@ -204,13 +207,13 @@ def edhnn(d: int, classes: int, parameters: int) -> nn.Module:
 
 
 def whatsnet(d: int, classes: int, parameters: int) -> nn.Module:
-    """A node is another in every edge (Choe et al. 2023)."""
-    return sized(lambda i, o: WHATsNet(i, o, heads=2), d, classes, parameters, 2)
+    """A node is another in every edge (Choe et al. 2023), seen by 4 to 16 inducing points."""
+    return closest(lambda k: sized(lambda i, o: WHATsNet(i, o, inducing=k), d, classes, parameters), (4, 8, 16), parameters)
 
 
 def dual_attention(d: int, classes: int, parameters: int) -> nn.Module:
-    """A sensory head and a relational one among pupils who met (Altabaa & Lafferty 2024)."""
-    return sized(DualAmong, d, classes, parameters, 2)
+    """A sensory head and a relational one, 16 to 24 symbols, among pupils who met (Altabaa & Lafferty 2024)."""
+    return closest(lambda k: sized(lambda i, o: DualAmong(i, o, k), d, classes, parameters, 2), (16, 20, 24), parameters)
 
 
 def attention(d: int, classes: int, parameters: int) -> nn.Module:
@@ -261,11 +264,11 @@ class Among(nn.Module):
 
 
 class DualAmong(Among):
-    """The same with one of the heads relational; symbols are looked up by features."""
+    """The same with one of the heads relational; so many symbols are looked up by features."""
 
-    def __init__(self, d: int, out: int) -> None:
+    def __init__(self, d: int, out: int, symbols: int) -> None:
         super().__init__(d, out)
-        self.symbols = SymbolicAttention(out, 2, 16)
+        self.symbols = SymbolicAttention(out, 2, symbols)
 
     def heads(self, d: int) -> nn.Module:
         return DualAttention(d, 1, 1)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from neuropil.fields.field import Field, build
-from neuropil.fields.grids import DenseGrid, HashGrid
+from neuropil.fields.field import Field, build, parameters_of
+from neuropil.fields.grids import HashGrid
 from neuropil.fields.modulated import ModulatedLinear, ModulatedSiren, ResidualLinear, TimeCodes
 from neuropil.fields.neural_field_classifier import colour_loss, decode
 from neuropil.fields.resfields import ResField
@@ -19,7 +19,7 @@ from neuropil.fields.s3im import S3IM
 from neuropil.lab.race import Course, Score, Shown
 from neuropil.nn.mlp import MLP
 from neuropil.races.panels import panels
-from neuropil.races.training import closest, descend, numbers, to_budget, tuned
+from neuropil.races.training import closest, descend, to_budget, tuned
 
 RATES = (5e-4, 2e-3, 1e-2, 4e-2)
 FRAMES = 16  # of a clip, and rows in time of the fields that have some
@@ -82,7 +82,7 @@ def measure(make: Build, samples: Samples, course: Course) -> Score:
         value = score(found.net, samples.test)
         where = samples.points if samples.shown is None else samples.shown
         shown = torch.cat([found.net(part) for part in where.split(1 << 15, 1)], 1)
-    return Score(value, numbers(found.net), found.notes, {"values": shown})
+    return Score(value, parameters_of(found.net), found.notes, {"values": shown})
 
 
 def hash_grid(d_in: int, d_out: int, parameters: int) -> nn.Module:
@@ -117,7 +117,7 @@ def gaussian_features(d_in: int, d_out: int, parameters: int) -> nn.Module:
 
 def dense_grid(d_in: int, d_out: int, parameters: int) -> nn.Module:
     """Values on a grid, interpolated linearly; no net."""
-    return to_budget(lambda cells: DenseGrid(d_in, d_out, cells), parameters)
+    return build("dense", d_in, d_out, parameters)
 
 
 def planes(d_in: int, d_out: int, parameters: int) -> nn.Module:
@@ -157,7 +157,7 @@ def _hash(d_in: int, d_out: int, parameters: int) -> nn.Module:
         grid = HashGrid(d_in, levels=levels, features=2, table=table, coarsest=4, finest=finest)
         return Field(grid, MLP([int(grid.width), 32, d_out], "relu"))
 
-    return closest((to_budget(lambda n, k=k: make(n, k), parameters, least=8) for k in (8, 7, 9, 6, 10)), parameters)  # type: ignore[misc]
+    return closest(lambda k: to_budget(lambda n: make(n, k), parameters, least=8), (8, 7, 9, 6, 10), parameters)
 
 
 class Bits(nn.Module):

@@ -1,63 +1,75 @@
-"""What makes a race fair: a size that meets the budget, the same steps or seconds, and the same few rates, chosen on validation
-data.
+"""What makes a race fair: the largest size within the budget, the same steps or seconds, and rates that are chosen by one rule on
+validation data.
 """
 
 import copy
+import itertools
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from neuropil.errors import Refused
+from neuropil.fields.field import parameters_of
 from neuropil.lab.race import Course
 from neuropil.lab.run import seed_everything
 
+MORE = 3  # rates beyond those of a role, at most
 N = TypeVar("N")
+S = TypeVar("S")
 Update = Callable[[Any, Optimizer, int], float]
 
 
-def numbers(net: nn.Module) -> int:
-    """How many numbers training may change.
+def to_budget(make: Callable[[int], N], parameters: int, count: Callable[[N], int] = parameters_of, least: int = 1) -> N:  # type: ignore[assignment]
+    """The largest within the budget among ``make(least), make(least + 1), …``, whose number of parameters must grow.
 
-    >>> numbers(nn.Linear(3, 2))
-    8
+    O(log size) constructions. `Refused` for a budget that the smallest exceeds.
+
+    >>> parameters_of(to_budget(lambda width: nn.Linear(10, width), 1_000))
+    990
     """
-    return sum(p.numel() for p in net.parameters() if p.requires_grad)
-
-
-def to_budget(make: Callable[[int], N], parameters: int, count: Callable[[N], int] = numbers, least: int = 1) -> N:  # type: ignore[assignment]
-    """The thing whose number of parameters is nearest to the budget, among ``make(least), make(least + 1), …``, which must grow.
-
-    O(log size) constructions. If even the smallest is too large it is what you get: its true count stands in the table.
-
-    >>> numbers(to_budget(lambda width: nn.Linear(10, width), 1_000))
-    1001
-    """
-    low, high = least, least + 1
-    below, above = make(low), make(high)
-    while count(above) < parameters:
-        low, high, below = high, 2 * high, above
-        above = make(high)
+    low, best = least, make(least)
+    if count(best) > parameters:
+        raise Refused(f"parameters: the smallest of its kind has {count(best):,}, got {parameters:,}")
+    high = least + 1
+    while count(larger := make(high)) <= parameters:
+        low, high, best = high, 2 * high, larger
     while high - low > 1:
-        middle = make((low + high) // 2)
-        if count(middle) < parameters:
-            low, below = (low + high) // 2, middle
+        middle = (low + high) // 2
+        if count(larger := make(middle)) <= parameters:
+            low, best = middle, larger
         else:
-            high, above = (low + high) // 2, middle
-    return below if abs(count(below) - parameters) <= abs(count(above) - parameters) else above
+            high = middle
+    return best
 
 
-def closest(candidates: Iterable[N], parameters: int, count: Callable[[N], int] = numbers) -> N:  # type: ignore[assignment]
-    """The first candidate within 4 % of the budget, else the nearest: for parts with a second size that may vary a little."""
+def closest(
+    make: Callable[[S], N],
+    shapes: Sequence[S],
+    parameters: int,
+    count: Callable[[N], int] = parameters_of,  # type: ignore[assignment]
+) -> N:
+    """The first of ``make(shape)`` with at least 96 % of the budget, else the largest: for parts with a second size that may vary.
+
+    A shape that is `Refused` as too large for the budget is left out; if all are, the budget is `Refused`.
+    """
     best: N | None = None
-    for candidate in candidates:
-        if best is None or abs(count(candidate) - parameters) < abs(count(best) - parameters):
-            best = candidate
-        if abs(count(best) - parameters) <= 0.04 * parameters:
+    for shape in shapes:
+        try:
+            made = make(shape)
+        except Refused:
+            if best is None and shape == shapes[-1]:
+                raise
+            continue
+        if best is None or count(made) > count(best):
+            best = made
+        if count(best) >= 0.96 * parameters:
             break
     assert best is not None
     return best
@@ -65,21 +77,68 @@ def closest(candidates: Iterable[N], parameters: int, count: Callable[[N], int] 
 
 @dataclass
 class Tuned(Generic[N]):
-    """What training at the best rate gave: the net, that rate, the steps it took, and the validation score of each rate."""
+    """The net of the best rate, what is to be told of it, and the validation score of each rate tried; NaN where it exploded."""
 
     net: N
     rate: float
-    steps: int
-    validation: dict[float, float] = field(default_factory=dict)
+    told: dict[str, Any]
+    validation: dict[float, float]
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the best rate is the least or the largest of several."""
+        return len(self.validation) > 1 and self.rate in (min(self.validation), max(self.validation))
 
     @property
     def notes(self) -> dict[str, Any]:
         """For the table."""
-        return {
-            "rate": self.rate,
-            "steps": self.steps,
-            "validation at each rate": {f"{r:g}": v for r, v in self.validation.items()},
-        }
+        scores = {f"{rate:g}": score for rate, score in sorted(self.validation.items())}
+        choice = {"choice": "best at the end of the rates tried"} if self.at_end else {}
+        return {"rate": self.rate} | self.told | {"validation at each rate": scores} | choice
+
+
+def explored(
+    fit: Callable[[float], tuple[N, float, dict[str, Any]]],
+    rates: Sequence[float],
+    better: str,
+    more: int = MORE,
+    report: Callable[[str, float], None] | None = None,
+) -> Tuned[N]:
+    """The best of ``fit(rate)`` → (net, validation score, what is to be told) over the rates, and beyond them.
+
+    While the best of several rates is the least or the largest of those tried, up to `more` others are tried beyond it, each
+    farther by the grid's median factor. A score that is no finite number puts a rate out; if all are, ArithmeticError. `report` is
+    told each rate before it is tried, and the share of the most that there can be which is done.
+
+    >>> explored(lambda rate: (None, -abs(rate - 10), {}), (1.0, 2.0, 4.0), "higher").validation
+    {1.0: -9.0, 2.0: -8.0, 4.0: -6.0, 8.0: -2.0, 16.0: -6.0}
+    """
+    fits: dict[float, tuple[N, float, dict[str, Any]]] = {}
+
+    def look(rate: float) -> None:
+        if report:
+            report(f"rate {rate:g}", len(fits) / (len(rates) + more))
+        fits[rate] = fit(rate)
+
+    def best() -> Tuned[N]:
+        scores = {rate: score for rate, (_, score, _) in fits.items()}
+        finite = [rate for rate, score in scores.items() if math.isfinite(score)]
+        if not finite:
+            raise ArithmeticError(f"no finite numbers at any of the rates {', '.join(f'{rate:g}' for rate in rates)}")
+        rate = (max if better == "higher" else min)(finite, key=scores.__getitem__)  # of equals the first tried
+        return Tuned(fits[rate][0], rate, fits[rate][2], scores)
+
+    for rate in rates:
+        look(rate)
+    grid = sorted(rates)
+    for _ in range(more):
+        found = best()
+        if not found.at_end:
+            break
+        factor = statistics.median_low(high / low for low, high in itertools.pairwise(grid))
+        rate = found.rate * factor if found.rate == max(fits) else found.rate / factor
+        look(rate)
+    return best()
 
 
 def descend(loss: Callable[[Any, int], Tensor], clip: float | None = 1.0) -> Update:
@@ -107,19 +166,17 @@ def tuned(
     better: str,
     trained: Callable[[N], nn.Module] = lambda net: net,  # type: ignore[assignment, return-value]
 ) -> Tuned[N]:
-    """Train anew at each rate by Adam, down a cosine to a hundredth of it, and keep the net that validates best.
+    """Train anew at each rate by Adam, down a cosine to a hundredth of it, and keep the net that validates best; see `explored`.
 
-    Each rate has `steps` steps, or an equal share of the course's seconds; all start from the same weights and the course's seed. A
-    rate at which the loss is no finite number is out; if all are, ArithmeticError.
+    Each rate has `steps` steps, or an equal share of the course's seconds, which leave no time for rates beyond the given ones; all
+    start from the same weights and the course's seed.
     """
     first = make()
     if course.seconds:  # the first step loads and compiles what later ones find ready, which is no entry's time
         spare = copy.deepcopy(first)
         update(spare, torch.optim.Adam(trained(spare).parameters(), rates[0]), 0)
-    best: Tuned[N] | None = None
-    scores: dict[float, float] = {}
-    sign = 1 if better == "higher" else -1
-    for rate in rates:
+
+    def fit(rate: float) -> tuple[N, float, dict[str, Any]]:
         seed_everything(course.trial.seed)
         net = copy.deepcopy(first)
         taken = _descend(net, trained(net), update, rate, steps, course.seconds and course.seconds / len(rates))
@@ -128,13 +185,9 @@ def tuned(
             trained(net).eval()
             with torch.no_grad():
                 score = validate(net)
-        if math.isfinite(score):
-            scores[rate] = score
-            if best is None or sign * score > sign * scores[best.rate]:
-                best = Tuned(net, rate, taken, scores)
-    if best is None:
-        raise ArithmeticError(f"no finite numbers at any of the rates {', '.join(f'{rate:g}' for rate in rates)}")
-    return best
+        return net, score, {"steps": taken}
+
+    return explored(fit, rates, better, 0 if course.seconds else MORE, course.trial.report)
 
 
 def _descend(net: Any, trained: nn.Module, update: Update, rate: float, steps: int, seconds: float | None) -> int:

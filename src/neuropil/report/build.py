@@ -11,13 +11,13 @@ from typing import Any
 
 from neuropil import catalog
 from neuropil.catalog import System
+from neuropil.cli.style import SIGNS
 from neuropil.errors import Refused, optional
 from neuropil.files import write_atomic
 from neuropil.lab import evidence, expect
 from neuropil.report import races
 from neuropil.report.bar import Bar, bar, interval, number
 
-SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "unmeasured": "·"}
 PNG = b"\x89PNG\r\n\x1a\n"
 TEMPLATES = Path(__file__).parent / "templates"
 

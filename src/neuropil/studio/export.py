@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from scipy import ndimage
 from torch import Tensor, nn
 
+from neuropil.data.solids import on_surface
 from neuropil.data.video import write_video
 from neuropil.errors import Refused, choose, optional
 from neuropil.fields.radiance import render_picture
@@ -74,7 +75,7 @@ def cloud_of(run: Run, resolution: int) -> tuple[Float[Tensor, "n 3"], UInt8[Ten
     if isinstance(field, scenes.Placed):
         return _seen(field, scenes.background(run))
     vertices, faces = surface_of(run, resolution)
-    places = shapes.on_surface(vertices, torch.from_numpy(faces).long(), CLOUD, torch.Generator().manual_seed(0))
+    places = on_surface(vertices, torch.from_numpy(faces).long(), CLOUD, torch.Generator().manual_seed(0))
     return places, None
 
 

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
+from neuropil.data.loaders import picture
 from neuropil.errors import Refused, choose
 from neuropil.fields.field import NAMES, build
 from neuropil.fields.metrics import psnr
-from neuropil.studio.runs import Fit, Recipe, Run, fingerprint, load_into, seeded
+from neuropil.studio.runs import Fit, Recipe, Run, fingerprint, load_into, seeded, to_bytes
 
 BATCH, TEST = 1 << 13, 1 << 14
 RATES = {"siren": 5e-4, "fourier": 2e-3, "gaussian": 2e-3, "dense": 2e-2, "planes": 1e-2, "hash": 1e-2}
@@ -133,24 +132,8 @@ def fit_within(size: Sequence[int], longest: int) -> tuple[int, int]:
 
 
 def read_image(source: Path) -> UInt8[Tensor, "h w 3"]:
-    """A picture file as RGB bytes, turned as its camera says; what is transparent lies on white. `Refused` if it cannot be read."""
-    try:
-        with Image.open(source) as file:
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith(("I", "F")):  # 16-bit or floating grey: Pillow would clip it, not scale it
-                return _from_grey(torch.from_numpy(numpy.array(picture, dtype=numpy.float32)), picture.mode)
-            whole = picture.convert("RGBA")
-            flat = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
-    except FileNotFoundError:
-        raise Refused(f"image: no file {source}") from None
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Refused(f"image: cannot read {source} ({' '.join(str(error).split())[:160]})") from None
-    if min(flat.size) < 2:
-        raise Refused(f"image: {source} is {flat.width}x{flat.height} pixels; at least 2x2 are needed")
-    return torch.frombuffer(bytearray(flat.tobytes()), dtype=torch.uint8).reshape(flat.height, flat.width, 3)
-
-
-def _from_grey(grey: Float[Tensor, "h w"], mode: str) -> UInt8[Tensor, "h w 3"]:
-    """Integers are of 16 bits; floats go up to 255 if any is above 1, else to 1."""
-    peak = 65535.0 if mode.startswith("I") else 255.0 if grey.max() > 1 else 1.0
-    return (grey.nan_to_num().clamp(0, peak) / peak * 255).round().to(torch.uint8)[..., None].repeat(1, 1, 3)
+    """A picture file as `neuropil.data.loaders.picture` reads it, in RGB bytes; `Refused` if that refuses it or it is below 2x2."""
+    found = picture(source)
+    if min(found.shape[:2]) < 2:
+        raise Refused(f"image: {source} is {found.shape[1]}x{found.shape[0]} pixels; at least 2x2 are needed")
+    return to_bytes(found if found.ndim == 3 else found[..., None].expand(-1, -1, 3))

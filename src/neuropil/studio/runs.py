@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 
 from neuropil.errors import Refused
 from neuropil.files import read_json, sha256, sweep, write_atomic, write_json
+from neuropil.nn.modes import evaluating
 from neuropil.training.checkpoint import flatten, seal, unflatten, unseal
 from neuropil.training.fit import deferred_interrupts
 
@@ -232,10 +233,8 @@ def _exploded(job: Fit, step: int, out: Path) -> Refused:
 @contextlib.contextmanager
 def _looking(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in eval mode and nothing has a gradient."""
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         yield
-    model.train()
 
 
 def _save(job: Fit, progress: Progress, out: Path) -> None:

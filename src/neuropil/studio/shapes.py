@@ -16,28 +16,24 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, normalize
 
+from neuropil.data.solids import CLIP, distance_samples, into_cube, read_solid
 from neuropil.errors import Refused, choose, optional
 from neuropil.fields.field import NAMES, build
 from neuropil.fields.metrics import psnr
 from neuropil.studio.pictures import budget, evaluate, rate_of
 from neuropil.studio.runs import Fit, Recipe, Run, fingerprint, load_into, seeded
 
-CLIP = 0.1
 BATCH, POOL, TEST = 1 << 12, 1 << 17, 1 << 13
-LONGEST = 1.6
 
 
 class ShapeFit(Fit):
     """A field fitted to the clipped signed distance of a mesh that is already inside [−1, 1]³."""
 
     def __init__(self, recipe: Recipe, vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], device: torch.device) -> None:
-        from neuropil.numerics.mesh_distance import signed_distance
-
         with seeded(0):
             model = build_field(recipe).to(device)
         super().__init__(recipe, model, torch.optim.Adam(model.parameters(), rate_of(recipe.field), eps=1e-12), device)
-        points = sample_points(vertices, faces, POOL + TEST, torch.Generator().manual_seed(1))
-        target = (signed_distance(points, vertices, faces) / CLIP).clamp(-1, 1)[:, None]
+        points, target = distance_samples(vertices, faces, POOL + TEST, torch.Generator().manual_seed(1))
         self.points, self.target = points.to(device), target.to(device)
 
     def loss(self, step: int) -> Float[Tensor, ""]:
@@ -52,64 +48,14 @@ class ShapeFit(Fit):
         return trace(bake(self.model, 64), *eye(0.6, 0.4), 256, 256)
 
 
-def sample_points(
-    vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], count: int, generator: torch.Generator
-) -> Float[Tensor, "count 3"]:
-    """Shuffled points in [−1, 1]³: a third uniform, a third 0.01 and a third 0.05 (normal noise) off the surface."""
-    group = torch.randint(3, (count, 1), generator=generator)
-    noise = torch.where(group == 0, 0.01, 0.05) * torch.randn(count, 3, generator=generator)
-    near = on_surface(vertices, faces, count, generator) + noise
-    return torch.where(group == 2, 2 * torch.rand(count, 3, generator=generator) - 1, near).clamp(-1, 1)
-
-
-def on_surface(
-    vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], count: int, generator: torch.Generator
-) -> Float[Tensor, "count 3"]:
-    """Points of a mesh, spread by area."""
-    a, b, c = vertices[faces].unbind(1)
-    area = torch.linalg.vector_norm(torch.linalg.cross(b - a, c - a), dim=-1).double()
-    which = torch.searchsorted(area.cumsum(0) / area.sum(), torch.rand(count, generator=generator).double()).clamp_max(
-        len(faces) - 1
-    )
-    u, v = torch.rand(2, count, 1, generator=generator)
-    u, v = torch.where(u + v > 1, 1 - u, u), torch.where(u + v > 1, 1 - v, v)
-    return a[which] + u * (b - a)[which] + v * (c - a)[which]
-
-
 def shape_fit(source: Path, name: str, parameters: int | None, device: torch.device) -> ShapeFit:
     """A mesh ready to be fitted by field `name` with a budget of `parameters` (default 131,072)."""
     choose("field", name, NAMES)
-    vertices, faces = read_mesh(source)
-    low, high = vertices.amin(0), vertices.amax(0)
-    centre, scale = (low + high) / 2, LONGEST / float((high - low).max())
+    vertices, faces = read_solid(source)
+    placed, centre, scale = into_cube(vertices)
     arguments = {"parameters": parameters or budget(1 << 17), "centre": centre.tolist(), "scale": scale}
     recipe = Recipe("shape", name, arguments, str(source), fingerprint(vertices, faces))
-    return ShapeFit(recipe, ((vertices - centre) * scale).float(), faces, device)
-
-
-def read_mesh(source: Path) -> tuple[Float[Tensor, "v 3"], Int[Tensor, "f 3"]]:
-    """Corners (float64, the file's unit) and faces of a closed mesh; `Refused` without faces, with holes, or turned faces."""
-    from neuropil.data.meshes import load_mesh
-
-    mesh = load_mesh(source)
-    check_closed(mesh.vertices, mesh.faces, source)
-    return mesh.vertices.double(), mesh.faces
-
-
-def check_closed(vertices: Tensor, faces: Tensor, source: Path) -> None:
-    """`Refused` unless the faces bound a solid: every edge is used as often in one direction as in the other."""
-    trimesh = optional("trimesh", "fields")
-    welded = trimesh.Trimesh(vertices.numpy(), faces.numpy(), process=True)  # equal corners become one
-    edges = torch.from_numpy(welded.edges.copy()).long()
-    count = int(edges.max()) + 1
-    there, back = (torch.unique(e[:, 0] * count + e[:, 1], return_counts=True) for e in (edges, edges.flip(1)))
-    if len(there[0]) == len(back[0]) and torch.equal(there[0], back[0]) and torch.equal(there[1], back[1]):
-        return
-    both = torch.cat([edges, edges.flip(1)])
-    sides = torch.unique(both[:, 0] * count + both[:, 1], return_counts=True)[1]
-    open_edges = int((sides == 1).sum()) // 2
-    what = f"holes: {open_edges} edges belong to one face only" if open_edges else "faces that are turned inconsistently"
-    raise Refused(f"mesh: {source} has {what}; close it first (say, trimesh.repair, MeshLab): inside and outside are not defined")
+    return ShapeFit(recipe, placed, faces, device)
 
 
 def build_field(recipe: Recipe) -> nn.Module:

@@ -10,7 +10,8 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,15 @@ def _read(path: Path, step: int) -> tuple[int, dict[str, Tensor], dict[str, Any]
 def flatten(state: Any) -> tuple[str, dict[str, Tensor]]:
     """A tree of dicts, lists, tensors and plain values as JSON, and the tensors by the numbers that stand for them there.
 
+    `Refused` for other leaves, and for a dict whose only key is "tensor".
+
     >>> flatten({"lr": 0.1, "losses": torch.zeros(1)})
     ('{"lr": 0.1, "losses": {"tensor": "0"}}', {'0': tensor([0.])})
     >>> unflatten(*flatten([1, torch.ones(1)]))
     [1, tensor([1.])]
     """
     tensors: dict[str, Tensor] = {}
+    places: list[Any] = []
 
     def place(value: Any) -> dict[str, str]:
         if not isinstance(value, Tensor):
@@ -122,7 +126,11 @@ def flatten(state: Any) -> tuple[str, dict[str, Tensor]]:
         tensors[str(len(tensors))] = value
         return {"tensor": str(len(tensors) - 1)}
 
-    return json.dumps(state, default=place), tensors
+    text = json.dumps(state, default=place)
+    json.loads(text, object_hook=lambda d: places.append(d) if d.keys() == {"tensor"} else d)
+    if len(places) != len(tensors):
+        raise Refused("state: a dict whose only key is 'tensor' stands for a tensor here; call the key something else")
+    return text, tensors
 
 
 def unflatten(text: str, tensors: Mapping[str, Tensor]) -> Any:
@@ -170,8 +178,29 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     return sha256(text.encode() + pack(tensors))
 
 
+@contextmanager
+def randomness_kept() -> Iterator[None]:
+    """A block after which the global generators of torch, on all devices in use, of numpy and of Python are as before it.
+
+    >>> with randomness_kept():
+    ...     first = torch.rand(1), numpy.random.rand(), random.random()
+    >>> first == (torch.rand(1), numpy.random.rand(), random.random())
+    True
+    """
+    in_use = torch.cuda.is_initialized()
+    theirs, pythons = numpy.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if in_use else ()):
+            yield
+    finally:
+        if not in_use:  # what a seed in the block would have CUDA begin with later, or had it begin with
+            torch.cuda.manual_seed_all(torch.initial_seed())
+        numpy.random.set_state(theirs)
+        random.setstate(pythons)
+
+
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The global generators of torch, numpy and Python, and of a CUDA `device`: tensors and plain values.
+    """The global generators of torch, numpy and Python, and of a CUDA `device`: tensors and plain values, to write down.
 
     >>> state = random_state(torch.device("cpu"))
     >>> before = torch.rand(1).item(), numpy.random.rand(), random.random()

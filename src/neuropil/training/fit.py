@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from neuropil.errors import Refused, choose, optional
+from neuropil.nn.modes import modes_kept
 from neuropil.training import checkpoint
 
 Report = Callable[[str, float], None]
@@ -95,7 +96,7 @@ def fit(
     every: int | None = None,
     report: Report | None = None,
 ) -> History:
-    """Train `model` in place to `steps` steps in all; its tensors end on `device`.
+    """Train `model` in place to `steps` steps in all; its tensors end on `device`, each submodule in the mode that it had.
 
     - ``loss(model, batch)`` is the number to minimise; ``batches(step)`` depends on the step alone (see `minibatches`).
     - ``optimizer(parameters, lr=lr)`` makes the optimizer; ``schedule(fraction done)`` is a factor on its rates (see `cosine`).
@@ -107,6 +108,8 @@ def fit(
       at hand. The same call on a folder that has some goes on from the newest whole one: bit-equal on the CPU, as long as
       randomness comes from the global generators of torch, numpy or Python, whose states are kept, too.
     - ``report(what, fraction)`` is called after each step; without it a progress bar shows where stderr is a terminal.
+    - Modes: a model in train mode is trained as it is, so that submodules in eval mode stay so; one in eval mode is put in train
+      mode, all of it. Whatever `report` does to modes is undone.
 
     Raises `Refused` for bad arguments, a loss that is not one finite number (by step), or checkpoints that are all corrupt, of
     another model or from beyond `steps`. Costs one forward, one backward and one device synchronisation (the loss) a step.
@@ -134,32 +137,30 @@ def fit(
     losses, before = ([], 0.0) if folder is None else _resume(Path(folder), steps, model, stepper, team)
     began, every = time.monotonic() - before, every or math.ceil(steps / 10)
     trained = team.fabric.setup_module(model) if team.fabric else model
-    was_training = model.training
-    model.train()
-    try:
-        with deferred_interrupts() as interrupts, _progress(report, team.rank) as tell:
-            for step in range(len(losses), steps):
-                for group, rate in zip(stepper.param_groups, rates, strict=True):
-                    group["lr"] = rate * (schedule(step / steps) if schedule else 1.0)
-                batch = tree_map_only(Tensor, lambda x: x.to(team.device), batches(step * team.size + team.rank))
-                with torch.autocast(team.device.type, torch.bfloat16, enabled=half):
-                    value = loss(trained, batch)
-                mean, stop = team.agree(value, bool(interrupts))
-                if not math.isfinite(mean):
-                    raise Refused(f"loss: {mean} at step {step}; lower lr, set clip, or look at batches({step})")
-                stepper.zero_grad()
-                value.backward()
-                if clip is not None:
-                    nn.utils.clip_grad_norm_(parameters, clip)
-                stepper.step()
-                losses.append(mean)
-                if folder is not None and (stop or (step + 1) % every == 0 or step + 1 == steps):
-                    _save(Path(folder), model, stepper, team, losses, time.monotonic() - began)
-                if stop:
-                    raise KeyboardInterrupt
+    with modes_kept(model), deferred_interrupts() as interrupts, _progress(report, team.rank) as tell:
+        if not model.training:
+            model.train()
+        for step in range(len(losses), steps):
+            for group, rate in zip(stepper.param_groups, rates, strict=True):
+                group["lr"] = rate * (schedule(step / steps) if schedule else 1.0)
+            batch = tree_map_only(Tensor, lambda x: x.to(team.device), batches(step * team.size + team.rank))
+            with torch.autocast(team.device.type, torch.bfloat16, enabled=half):
+                value = loss(trained, batch)
+            mean, stop = team.agree(value, bool(interrupts))
+            if not math.isfinite(mean):
+                raise Refused(f"loss: {mean} at step {step}; lower lr, set clip, or look at batches({step})")
+            stepper.zero_grad()
+            value.backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(parameters, clip)
+            stepper.step()
+            losses.append(mean)
+            if folder is not None and (stop or (step + 1) % every == 0 or step + 1 == steps):
+                _save(Path(folder), model, stepper, team, losses, time.monotonic() - began)
+            if stop:
+                raise KeyboardInterrupt
+            with modes_kept(model):
                 tell(f"step {step + 1}/{steps}  loss {mean:.4g}", (step + 1) / steps)
-    finally:
-        model.train(was_training)
     return History(losses, steps, time.monotonic() - began)
 
 

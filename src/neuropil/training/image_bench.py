@@ -17,6 +17,7 @@ import copy
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import torch
@@ -28,7 +29,7 @@ from neuropil.data.containers import Images
 from neuropil.errors import Refused, choose
 from neuropil.files import sha256
 from neuropil.numerics.statistics import t_interval
-from neuropil.training.checkpoint import pack, random_state, restore_random_state
+from neuropil.training.checkpoint import pack, randomness_kept
 from neuropil.training.fit import cosine, fit, minibatches
 from neuropil.training.trained import trained
 
@@ -163,8 +164,8 @@ def image_bench(
             settings of their own (`trained` refuses others).
         report: is called with a line and the fraction done; the default is silence.
 
-    The random generators are put back afterwards. Costs makers × seeds × rates trainings. `Refused` for no nets, no seeds or one
-    seed twice, too few images of a class, a net that gives other shapes, and as `fit` does.
+    The random generators of all devices are put back afterwards. Costs makers × seeds × rates trainings. `Refused` for no nets, no
+    seeds or one seed twice, too few images of a class, a net that gives other shapes, and as `fit` does.
 
     >>> linear = lambda classes, shape: nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1], classes))
     >>> images = Images(torch.eye(4).reshape(4, 2, 2).repeat(10, 1, 1), torch.arange(4).repeat(10))
@@ -180,9 +181,9 @@ def image_bench(
     if int(images.labels.min()) < 0:
         raise Refused(f"labels: must be 0 or more, got {int(images.labels.min())}")
     reached: dict[str, list[tuple[float, float, float]]] = {name: [] for name in makers}
-    weights, before, done = {}, random_state(torch.device(device)), 0
+    weights, done = {}, 0
     tell = report or (lambda line, fraction: None)
-    try:
+    with randomness_kept():
         for seed in seeds:
             task = _Task(images, split(images.labels, seed, test, 0.2 if len(rates) > 1 else 0.0), seed, steps, batch, shift)
             shared: dict[tuple[str, torch.Size], Tensor] = {}
@@ -196,8 +197,6 @@ def image_bench(
                     done += 1
                 best = min(range(len(rates)), key=lambda k: found[k]["check"])
                 reached[name].append((found[best]["accuracy"], found[best]["loss"], rates[best]))
-    finally:
-        restore_random_state(before, torch.device(device))
     columns = ({name: tuple(row[k] for row in rows) for name, rows in reached.items()} for k in range(3))
     accuracy, loss, chosen = columns
     return Bench(seeds, accuracy, loss, weights, chosen)
@@ -274,5 +273,19 @@ class _Task:
         key |= {"start": sha256(pack(start.state_dict())), "images": sha256(pack(images)), "parts": sha256(pack(parts))}
         folder = "bench-" + "".join(c if c.isalnum() else "-" for c in name)
         device = str(next(start.parameters()).device)
-        make, train = lambda **_: copy.deepcopy(start), lambda model, keep, **settings: self.learn(model, settings["rate"])
-        return trained(folder, make, train, seed=self.seed, settings=key, code=(maker, fit), device=device).notes
+        work = _Kept(self, start)
+        return trained(folder, work.make, work.train, seed=self.seed, settings=key, code=(maker, fit), device=device).notes
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A training as `trained` does it: all that this holds is among the settings, as hashes."""
+
+    task: _Task
+    start: nn.Module
+
+    def make(self, **_: Any) -> nn.Module:
+        return copy.deepcopy(self.start)
+
+    def train(self, model: nn.Module, keep: Any, rate: float, **_: Any) -> dict[str, float]:
+        return self.task.learn(model, rate)

@@ -6,7 +6,8 @@ The key is the name, the seed, the settings, torch's version, and the code: the 
 names, without their comments and docstrings. A file a key, in ``trained/`` of the data cache (see `data.sources.cache`), as
 safetensors whose SHA-256 it carries; it is written in one step, under a lock that makes a second process wait and load.
 
-Training starts from generators set by the seed, and the caller's are put back: trained or loaded, the program goes on alike.
+Training starts from generators set by the seed, and the caller's, on all devices, are put back: trained or loaded, the program goes
+on alike.
 """
 
 import functools
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from neuropil.data.sources import cache
 from neuropil.errors import Refused
 from neuropil.files import code_only, locked, sha256, write_atomic
-from neuropil.training.checkpoint import random_state, restore_random_state, seal, unseal
+from neuropil.training.checkpoint import randomness_kept, seal, unseal
 
 FORMAT = "2"
 
@@ -62,7 +63,7 @@ class Trained:
         if step not in self.weights:
             raise Refused(f"step: {step} was not kept (kept: {', '.join(map(str, self.steps)) or 'none'})")
         device = next(iter(self.model.state_dict().values()), torch.empty(0)).device
-        model = _undisturbed(self.make, device).to(device)
+        model = _undisturbed(self.make).to(device)
         model.load_state_dict(self.weights[step])
         return model.eval()
 
@@ -124,7 +125,7 @@ def trained(
                 note = "trained again: the file was corrupt" if before else "trained"
                 return _train(path, made, functools.partial(train, **settings), seed, torch.device(device), note, key)
     final, weights, facts = found
-    model = _undisturbed(made, torch.device(device))
+    model = _undisturbed(made)
     try:
         model.load_state_dict(final)
     except RuntimeError as error:
@@ -143,8 +144,7 @@ def _train(
 ) -> Trained:
     """Train under the lock, with generators of the seed, and write."""
     kept: dict[int, dict[str, Tensor]] = {}
-    before = random_state(device)
-    try:
+    with randomness_kept():
         random.seed(seed)
         numpy.random.seed(seed % 2**32)
         torch.manual_seed(seed)
@@ -152,8 +152,6 @@ def _train(
         began = time.monotonic()
         notes = train(model, lambda step: kept.__setitem__(int(step), _copy(model)))
         seconds = time.monotonic() - began
-    finally:
-        restore_random_state(before, device)
     tensors = {f"final/{name}": x for name, x in _copy(model).items()}
     tensors |= {f"{step}/{name}": x for step, weights in kept.items() for name, x in weights.items()}
     facts = {"key": key, "seconds": seconds, "notes": json.loads(_plain("train: its notes", notes))}
@@ -178,7 +176,8 @@ def code_of(*objects: Any) -> str:
     """A hash of the source files that define these functions, classes or modules, without comments and docstrings.
 
     What has no file counts by its own source (a notebook's cell). `Refused` where there is no source at all, and for functions that
-    carry settings the key would not see: partials, and those that close over plain values.
+    carry settings the key would not see: partials, those that close over anything but functions, classes and modules, and those
+    made in functions (or lambdas) whose default arguments are anything else. What a bound method's object holds is not looked at.
 
     >>> len(code_of(code_of))
     16
@@ -193,9 +192,9 @@ def _source(thing: Any) -> bytes:
     if isinstance(thing, functools.partial):
         raise Refused(f"code: the partial {name} hides its arguments from the key; give them as settings")
     if inspect.isfunction(thing):
-        hidden = [k for k, v in inspect.getclosurevars(thing).nonlocals.items() if isinstance(v, int | float | str | None)]
-        if hidden:
-            raise Refused(f"code: {name} closes over {', '.join(hidden)}, which the key does not see; give it as a setting")
+        for how, values in (("closes over", inspect.getclosurevars(thing).nonlocals), ("has defaults for", _made_defaults(thing))):
+            if hidden := [k for k, v in values.items() if not (inspect.isroutine(v) or inspect.isclass(v) or inspect.ismodule(v))]:
+                raise Refused(f"code: {name} {how} {', '.join(hidden)}, which the key does not see; give it as a setting")
     if not (inspect.ismodule(thing) or inspect.isclass(thing) or inspect.isroutine(thing)):
         thing = type(thing)
     try:
@@ -204,6 +203,13 @@ def _source(thing: Any) -> bytes:
         return code_only(text)
     except (TypeError, OSError, SyntaxError):
         raise Refused(f"code: {name} has no source file to make the key of; define it in one") from None
+
+
+def _made_defaults(function: Any) -> Mapping[str, Any]:
+    """The default arguments that a lambda, or a function made in another, got when it was made: the file need not show them."""
+    if "<" not in function.__qualname__:
+        return {}
+    return {k: p.default for k, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
@@ -217,10 +223,7 @@ def _plain(what: str, value: Any) -> str:
         raise Refused(f"{what} must be JSON's plain values ({error})") from None
 
 
-def _undisturbed(make: Callable[[], nn.Module], device: torch.device) -> nn.Module:
+def _undisturbed(make: Callable[[], nn.Module]) -> nn.Module:
     """A net made without moving the global generators."""
-    before = random_state(device)
-    try:
+    with randomness_kept():
         return make()
-    finally:
-        restore_random_state(before, device)
