@@ -451,16 +451,6 @@ def test_bad_negatives_are_refused(h):
         hp.negatives(Hypergraph.from_lists([[0]]), "SNS", 2)
 
 
-def test_a_look_in_inference_mode_does_not_hinder_training(h):
-    net, x = hl.HGNN(3, 2), wave(7, 3)
-    fresh = Hypergraph(h.links, h.weights)
-    with torch.inference_mode():
-        seen = net(x, fresh)
-    y = net(x, fresh)
-    y.square().sum().backward()
-    assert torch.equal(seen, y) and all(p.grad is not None for p in net.parameters())
-
-
 def test_contrast_is_cross_entropy_both_ways():
     a, b = wave(50, 8), wave(50, 8).roll(1, 1)
     unit = [torch.nn.functional.normalize(x, dim=1) for x in (a, b)]

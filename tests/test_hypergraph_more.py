@@ -188,3 +188,13 @@ OWNER = torch.tensor([0, 0, 1, 1, 1])
 def test_what_does_not_fit_a_stage_is_named(says, call):
     with pytest.raises(Refused, match=f"^{says}"):
         call()
+
+
+def test_a_look_in_inference_mode_does_not_hinder_training():
+    net, x = hl.HGNN(3, 2), torch.randn(H.nodes, 3)
+    fresh = Hypergraph(H.links, H.weights)
+    with torch.inference_mode():
+        seen = net(x, fresh)
+    y = net(x, fresh)
+    y.square().sum().backward()
+    assert torch.equal(seen, y) and all(p.grad is not None for p in net.parameters())
