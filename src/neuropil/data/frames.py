@@ -14,6 +14,7 @@ from neuropil.data.cameras import Cameras
 from neuropil.errors import Refused
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
+LARGEST = 1e30  # of intrinsics and poses: with more, float32 overflows on the way
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,16 @@ def find(folder: Path, path: str, downscale: int, where: str) -> tuple[Path, boo
 
 def check(frame: Frame) -> None:
     """`Refused` unless the pose and the lens are possible."""
-    if not np.isfinite(frame.c2w).all():
-        raise Refused(f"capture: {frame.where}: the matrix is not finite")
+    given = {"matrix": frame.c2w, "focal length": frame.focal, "centre": frame.centre, "distortion": frame.distortion}
+    for name, values in given.items():
+        if values is not None and not (np.abs(values) <= LARGEST).all():
+            raise Refused(f"capture: {frame.where}: the {name} is not finite in float32")
     rotation = frame.c2w[:, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
         raise Refused(
             f"capture: {frame.where}: the matrix is no rotation (det {np.linalg.det(rotation):.3g}); scale belongs in positions"
         )
-    if frame.focal is not None and not (min(frame.focal) > 0 and np.isfinite(frame.focal).all()):
+    if frame.focal is not None and not min(frame.focal) > 0:
         raise Refused(f"capture: {frame.where}: the focal length must be positive, got {frame.focal[0]:g} and {frame.focal[1]:g}")
     if frame.focal is None and not 0 < (frame.angle or 0) < math.pi:
         raise Refused(f"capture: {frame.where}: camera_angle_x must lie in (0, π), got {frame.angle:g}")
