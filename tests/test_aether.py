@@ -227,3 +227,12 @@ def test_explained_force_gives_the_same_bits_whatever_memory_held_before():
         held.append(torch.randint(0, 3, (int(torch.randint(1, 60, ())),), dtype=torch.int32))
         values.add(explained_force(found, true))
     assert len(values) == 1
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_forces_that_are_not_finite_are_refused_by_name(bad):
+    fine, wrong = torch.randn(5, 2), torch.full((5, 2), bad)
+    with pytest.raises(Refused, match="found: must be finite"):
+        explained_force(wrong, fine)
+    with pytest.raises(Refused, match="true: must be finite"):
+        explained_force(fine, wrong)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from neuropil.errors import Refused, choose
 from neuropil.fields.encodings import GaussianFourier
-from neuropil.nn.checks import at_least, fits, numbers, same_kind, some, within
+from neuropil.nn.checks import at_least, finite, fits, same_kind, some, within
 from neuropil.nn.film import FiLM
 from neuropil.nn.local_frames import localize, others
 from neuropil.nn.mlp import MLP
@@ -277,8 +277,8 @@ def explained_force(found: Float[Tensor, "k d"], true: Float[Tensor, "k d"]) -> 
     if len(found) < 2:
         raise Refused(f"found: at least two forces are needed, got {len(found)}")
     some("found", found)
-    numbers("found", found)
-    numbers("true", true)
+    finite("found", found)
+    finite("true", true)
     found, true = found.double(), true.double()
     # torch's default on the CPU, gelsy, starts from pivots that nobody has set: its last bits differ from call to call (torch 2.13)
     M = torch.linalg.lstsq(found, true, driver="gelsd" if found.device.type == "cpu" else "gels").solution
