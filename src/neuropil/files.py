@@ -4,6 +4,7 @@ import ast
 import contextlib
 import errno
 import fcntl
+import functools
 import glob
 import hashlib
 import json
@@ -162,6 +163,7 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+@functools.cache  # one file counts in the fingerprints of many systems and races
 def code_only(source: str) -> bytes:
     """Python source without comments, docstrings and layout: what a fingerprint of code is taken of. SyntaxError if it is none.
 

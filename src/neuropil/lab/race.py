@@ -363,6 +363,7 @@ def role_code(name: str) -> str:
     return code_hash([*files, *sorted({used for file in files for used in _wing_files(file)})])
 
 
+@functools.cache
 def _wing_files(file: Path) -> set[Path]:
     """The files of wings that a file imports names from."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
